@@ -1,0 +1,4 @@
+//! Bascule: a load balancer for HTTP/1.1 and TCP in one binary.
+
+pub mod sys;
+pub mod time;

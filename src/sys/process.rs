@@ -1,0 +1,146 @@
+//! What a process is called, what it may do, and how many files it may open.
+
+use std::ffi::CStr;
+use std::io;
+use std::os::fd::{BorrowedFd, RawFd};
+
+use rustix::io::FdFlags;
+use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
+
+use crate::sys::user::Identity;
+
+/// The step of [`confine`] that failed.
+#[derive(Debug)]
+pub enum ConfineError {
+    /// The user could not be changed.
+    Identity(Identity, io::Error),
+    /// Capabilities could not be given up.
+    Capabilities(io::Error),
+    /// The kernel accepted everything, yet a capability is left.
+    StillPrivileged(CapabilitySets),
+    /// no_new_privs, the dumpable flag or the parent-death signal could not be set.
+    Prctl(io::Error),
+    /// The supervisor was gone before its death could be noticed.
+    Orphaned,
+}
+
+impl std::fmt::Display for ConfineError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Identity(id, e) => write!(f, "cannot become user {} group {}: {e}", id.uid, id.gid),
+            Self::Capabilities(e) => write!(f, "cannot give up capabilities: {e}"),
+            Self::StillPrivileged(sets) => write!(f, "capabilities are left after giving them up: {sets:?}"),
+            Self::Prctl(e) => write!(f, "cannot restrict the process: {e}"),
+            Self::Orphaned => f.write_str("the supervisor is gone"),
+        }
+    }
+}
+
+impl std::error::Error for ConfineError {}
+
+/// Names the calling thread, and with the main thread the process (ps, top, pgrep); 15 bytes count.
+pub fn set_name(name: &CStr) {
+    // Cosmetic: fails only under a filter that forbids the call.
+    let _ = rustix::thread::set_name(name);
+}
+
+/// Keeps what a shell or a service manager left open beside standard input, output and error from the processes we
+/// start. To be called before the first thread starts.
+pub fn close_inherited_on_exec() {
+    // Without /proc nothing can be started from it either, and that says what is wrong.
+    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
+    let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
+    for number in numbers.filter(|&n| n > 2) {
+        #[expect(unsafe_code, reason = "a descriptor by its number is what /proc gives")]
+        // SAFETY: it is open: /proc just listed it, the only thread is here, and the directory itself stays open too.
+        let fd = unsafe { BorrowedFd::borrow_raw(number) };
+        // Nothing to do about one that refuses; it stays as it was.
+        let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
+    }
+}
+
+/// Whether this process can become another user.
+pub fn can_change_user() -> bool {
+    let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;
+    rustix::process::geteuid().is_root()
+        && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
+}
+
+/// Gives up every privilege: becomes `identity` (none: stays who it is), empties all capability sets, forbids new
+/// privileges and core dumps, and asks to be killed when `supervisor`, its parent, dies.
+///
+/// To be called before the first thread starts: ids and capabilities belong to threads.
+///
+/// # Errors
+/// The step that failed; the process must then end.
+pub fn confine(identity: Option<Identity>, supervisor: Pid) -> Result<(), ConfineError> {
+    empty_bounding_set()?;
+    if let Some(id) = identity {
+        become_user(id).map_err(|e| ConfineError::Identity(id, e))?;
+    }
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    let capabilities = |e: rustix::io::Errno| ConfineError::Capabilities(e.into());
+    rustix::thread::clear_ambient_capability_set().map_err(capabilities)?;
+    rustix::thread::set_capabilities(None, none).map_err(capabilities)?;
+    let left = rustix::thread::capabilities(None).map_err(capabilities)?;
+    if left != none {
+        return Err(ConfineError::StillPrivileged(left));
+    }
+
+    let prctl = |e: rustix::io::Errno| ConfineError::Prctl(e.into());
+    rustix::thread::set_no_new_privs(true).map_err(prctl)?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(prctl)?;
+    // Last: the kernel forgets it when ids change. The supervisor may have died before it was set.
+    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(prctl)?;
+    match rustix::process::getppid() {
+        Some(parent) if parent == supervisor => Ok(()),
+        _ => Err(ConfineError::Orphaned),
+    }
+}
+
+/// Without CAP_SETPCAP there is nothing to do: no_new_privs makes the bounding set meaningless anyway.
+fn empty_bounding_set() -> Result<(), ConfineError> {
+    let capabilities = |e: rustix::io::Errno| ConfineError::Capabilities(e.into());
+    if !rustix::thread::capabilities(None).map_err(capabilities)?.effective.contains(CapabilitySet::SETPCAP) {
+        return Ok(());
+    }
+    for bit in 0..u64::BITS {
+        let one = CapabilitySet::from_bits_retain(1 << bit);
+        match rustix::thread::remove_capability_from_bounding_set(one) {
+            Ok(()) => {}
+            // Beyond the last capability this kernel knows.
+            Err(rustix::io::Errno::INVAL) => break,
+            Err(e) => return Err(capabilities(e)),
+        }
+    }
+    Ok(())
+}
+
+fn become_user(id: Identity) -> io::Result<()> {
+    let (uid, gid) = (Uid::from_raw(id.uid), Gid::from_raw(id.gid));
+    rustix::thread::set_thread_groups(&[])?;
+    rustix::thread::set_thread_res_gid(gid, gid, gid)?;
+    rustix::thread::set_thread_res_uid(uid, uid, uid)?;
+    Ok(())
+}
+
+/// Raises the number of descriptors this process and its children may open to `wanted`, or as near as the hard limit
+/// and our privileges let us; returns what is in force.
+pub fn raise_descriptor_limit(wanted: u64) -> u64 {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
+    // The soft limit goes up to the hard one in any case: an unused descriptor costs nothing.
+    let attempts = [wanted.max(hard), hard];
+    for target in attempts.into_iter().filter(|&t| t > soft) {
+        let new = Rlimit { current: Some(target), maximum: Some(target) };
+        if rustix::process::setrlimit(Resource::Nofile, new).is_ok() {
+            return target;
+        }
+    }
+    soft
+}
