@@ -1,5 +1,9 @@
 //! Bascule: a load balancer for HTTP/1.1 and TCP in one binary.
 
+pub mod config;
 pub mod http1;
+pub mod route;
 pub mod sys;
+pub mod telemetry;
+pub mod template;
 pub mod time;

@@ -1,0 +1,233 @@
+//! Advice for keys and values that are not known: the nearest known one, the right table, our word for a foreign one.
+
+use super::schema;
+
+/// Names of nginx, HAProxy and keepalived, and what does the same here.
+const FOREIGN: &[(&str, &str)] = &[
+    ("acl", "conditions are `path`, `methods` and `headers` of a route"),
+    ("backend", "a group of servers is `[pool.NAME]`"),
+    ("balance", "`algorithm` of a pool"),
+    ("check", "max_fails and fail_timeout of a server count failures of requests"),
+    ("client_body_buffer_size", "`request_buffering`, in a pool, site or route"),
+    ("client_body_timeout", "`body_timeout` of a listener"),
+    ("client_header_buffer_size", "`max_header_size` of a listener"),
+    ("client_header_timeout", "`header_timeout` of a listener"),
+    ("client_max_body_size", "`max_body_size`, in a pool, site or route"),
+    ("default_server", "a site without `hosts` takes every host not named elsewhere"),
+    ("error_log", "`[global.log]`; it goes to stderr"),
+    ("error_page", "`error_pages = { \"502\" = ... }`, in a pool, site or route"),
+    ("errorfile", "`error_pages = { \"502\" = { file = ... } }`, in a pool, site or route"),
+    ("frontend", "an address to listen on is `[listener.NAME]`, hosts and paths are in `[site.NAME]`"),
+    ("fullconn", "`max_conns` of a server bounds what it gets, `queue` of its pool how many wait"),
+    ("group", "the proxy takes the main group of `global.user`"),
+    ("http_request", "`request_headers`, `redirect` and `respond` of a route"),
+    ("http_response", "`response_headers`, in a pool, site or route"),
+    ("keepalive_requests", "of clients: in a listener; of servers: in a pool"),
+    ("keepalive_timeout", "of clients: in a listener; of servers: in a pool"),
+    ("large_client_header_buffers", "`max_header_size` and `max_uri_size` of a listener"),
+    ("limit_conn", "`max_connections` of a listener, `max_conns` of a server"),
+    ("listen", "`bind` of a listener"),
+    ("location", "`[[site.NAME.route]]` with `path`, `path_prefix`, `path_exact` or `path_regex`"),
+    ("log_format", "`format` of `[access_log]`"),
+    ("max_conn", "`max_conns` of a server, `max_connections` of a listener"),
+    ("max_conns", "`max_conns` of a server, `max_connections` of a listener"),
+    ("maxconn", "`max_connections` of `[global]` or a listener, `max_conns` of a server"),
+    ("mode", "`protocol` of a listener"),
+    ("multi_accept", "there is nothing to set"),
+    ("nbthread", "`workers` of `[global]`"),
+    ("option", "each option is a key of its own; see conf/full.toml"),
+    ("pid", "there is no pid file; the service manager knows the process"),
+    ("proxy_add_header", "`response_headers`, in a pool, site or route"),
+    ("add_header", "`response_headers`, in a pool, site or route"),
+    ("proxy_bind", "`source_addresses` of a pool"),
+    ("proxy_buffer_size", "`response_buffering`, in a pool, site or route"),
+    ("proxy_buffering", "`response_buffering`, in a pool, site or route"),
+    ("proxy_buffers", "`response_buffering`, in a pool, site or route"),
+    ("proxy_connect_timeout", "`connect_timeout`, in a pool, site or route"),
+    ("proxy_hide_header", "`response_headers = { remove = [...] }`, in a pool, site or route"),
+    ("proxy_http_version", "HTTP/1.1 is always used towards servers"),
+    ("proxy_next_upstream", "`retry_on`, in a pool, site or route"),
+    ("proxy_next_upstream_timeout", "`retry_timeout`, in a pool, site or route"),
+    ("proxy_next_upstream_tries", "`retries`, in a pool, site or route; it does not count the first try"),
+    ("proxy_pass", "`pool` of a route or listener names a `[pool.NAME]`"),
+    ("proxy_protocol", "the PROXY protocol is not spoken"),
+    ("proxy_read_timeout", "`read_timeout`, in a pool, site or route"),
+    ("proxy_request_buffering", "`request_buffering`, in a pool, site or route"),
+    ("proxy_send_timeout", "`send_timeout`, in a pool, site or route"),
+    ("proxy_set_header", "`request_headers = { set = { ... } }`, in a pool, site or route"),
+    ("proxy_timeout", "`idle_timeout` of a listener"),
+    ("real_ip_header", "X-Forwarded-For is read from `trusted_proxies` of a listener"),
+    ("real_server", "`servers` of a pool"),
+    ("resolver", "`resolvers` of `[dns]`"),
+    ("resolver_timeout", "`timeout` of `[dns]`"),
+    ("return", "`respond`, `redirect` or `close` of a route"),
+    ("reuseport", "it is always on"),
+    ("rewrite", "`strip_prefix`, `replace_prefix`, `replace_path` or `redirect` of a route"),
+    ("send_proxy", "the PROXY protocol is not spoken"),
+    ("server", "servers are `servers` of a pool; nginx's server block is `[site.NAME]`"),
+    ("server_name", "`hosts` of a site"),
+    ("set_real_ip_from", "`trusted_proxies` of a listener"),
+    ("so_keepalive", "`tcp_keepalive` of a listener"),
+    ("ssl_certificate", "TLS is not terminated"),
+    ("timeout", "each timeout is a key of its own: `header_timeout`, `connect_timeout`, `read_timeout`, ..."),
+    ("timeout_client", "`header_timeout`, `body_timeout` and `send_timeout`, for tcp `idle_timeout`, of a listener"),
+    ("timeout_connect", "`connect_timeout`, in a pool, site or route"),
+    ("timeout_http_request", "`header_timeout` of a listener"),
+    ("timeout_queue", "`queue_timeout` of a pool"),
+    ("timeout_server", "`read_timeout` and `send_timeout`, in a pool, site or route"),
+    ("timeout_tunnel", "`tunnel_timeout`, in a pool, site or route"),
+    ("upstream", "a group of servers is `[pool.NAME]`"),
+    ("virtual_server", "`[listener.NAME]` with `protocol = \"tcp\"` and a `pool`"),
+    ("worker_connections", "`max_connections` of `[global]`"),
+    ("worker_processes", "`workers` of `[global]`"),
+];
+
+/// Words that nginx and HAProxy have for a value.
+const FOREIGN_WORDS: &[(&str, &str)] = &[
+    ("error", "\"connect\" and \"reset\""),
+    ("non_idempotent", "`retry_non_idempotent = true`"),
+    ("off", "`retries = 0`"),
+    ("conn-failure", "\"connect\""),
+    ("empty-response", "\"reset\""),
+    ("response-timeout", "\"timeout\""),
+    ("source", "\"ip_hash\""),
+    ("uri", "\"hash\" with `hash_key = \"$uri\"`"),
+    ("random", "\"random_two\""),
+    ("https", "\"http\"; TLS is not terminated"),
+];
+
+/// Advice for the word `found` where only the words `known` are possible.
+pub(super) fn for_unknown_word<'k>(found: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
+    if let Some((_, ours)) = FOREIGN_WORDS.iter().find(|(foreign, _)| *foreign == found) {
+        return Some(format!("here: {ours}"));
+    }
+    nearest(found, known).map(|near| format!("did you mean \"{near}\"?"))
+}
+
+/// Advice for the key `name` in a table that has only the keys `known`.
+pub(super) fn for_unknown_key<'k>(name: &str, known: impl Iterator<Item = &'k str>) -> Option<String> {
+    let word = name.to_ascii_lowercase().replace(['-', ' '], "_");
+    let known: Vec<&str> = known.collect();
+    if let Some(key) = known.iter().find(|key| **key == word) {
+        return Some(format!("did you mean `{key}`?"));
+    }
+    if let Some((_, ours)) = FOREIGN.iter().find(|(foreign, _)| *foreign == word) {
+        return Some(format!("here: {ours}"));
+    }
+    let tables = schema::tables_with(&word);
+    if !tables.is_empty() {
+        return Some(format!("`{word}` belongs in {}", any_of(&tables)));
+    }
+    nearest(&word, known.iter().copied()).map(|near| format!("did you mean `{near}`?"))
+}
+
+/// `a, b or c`.
+fn any_of(names: &[String]) -> String {
+    match names {
+        [one] => one.clone(),
+        [some @ .., last] => format!("{} or {last}", some.join(", ")),
+        [] => String::new(),
+    }
+}
+
+/// Advice for an address to listen on that cannot be parsed.
+pub(super) fn for_address(text: &str) -> Option<String> {
+    let port = text.strip_prefix("*:").or_else(|| text.strip_prefix(':')).unwrap_or(text);
+    match port.parse::<u16>() {
+        Ok(port) => Some(for_all_addresses(port.into())),
+        Err(_) if text.parse::<std::net::Ipv6Addr>().is_ok() => Some(format!("write \"[{text}]:80\"")),
+        Err(_) if text.parse::<std::net::Ipv4Addr>().is_ok() => Some(format!("write \"{text}:80\"")),
+        Err(_) if text.starts_with("unix:") || text.starts_with('/') => Some("only TCP addresses are supported".into()),
+        Err(_) => Some("names are not resolved here; write the address".into()),
+    }
+}
+
+/// How to listen on every address of the box.
+pub(super) fn for_all_addresses(port: i64) -> String {
+    format!("write \"0.0.0.0:{port}\" for every IPv4 address, \"[::]:{port}\" for every IPv6 address")
+}
+
+/// Advice for a server's address that has no port.
+pub(super) fn for_server(text: &str) -> Option<String> {
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Some("only TCP addresses are supported".into());
+    }
+    if text.contains("://") {
+        return Some("an address has no scheme: \"10.0.0.1:80\"".into());
+    }
+    if text.parse::<std::net::Ipv6Addr>().is_ok() {
+        return Some(format!("write \"[{text}]:80\""));
+    }
+    Some(format!("write \"{text}:80\""))
+}
+
+/// The word of `known` that is nearest to `word`, if it is near enough to be what was meant.
+pub(super) fn nearest<'k>(word: &str, known: impl Iterator<Item = &'k str>) -> Option<&'k str> {
+    let word = word.to_ascii_lowercase();
+    known
+        .map(|known| (distance(word.as_bytes(), known.to_ascii_lowercase().as_bytes()), known))
+        .min_by_key(|(distance, _)| *distance)
+        .filter(|(distance, known)| *distance <= 1 + known.len().min(word.len()) / 4)
+        .map(|(_, known)| known)
+}
+
+/// How many bytes must be put in, taken out, changed, or swapped with the next (optimal string alignment).
+fn distance(a: &[u8], b: &[u8]) -> usize {
+    let mut before = vec![0; b.len() + 1];
+    let mut row: Vec<usize> = (0..=b.len()).collect();
+    for i in 1..=a.len() {
+        let mut next = vec![i; b.len() + 1];
+        for j in 1..=b.len() {
+            let change = row[j - 1] + usize::from(a[i - 1] != b[j - 1]);
+            next[j] = change.min(row[j] + 1).min(next[j - 1] + 1);
+            if i > 1 && j > 1 && a[i - 1] == b[j - 2] && a[i - 2] == b[j - 1] {
+                next[j] = next[j].min(before[j - 2] + 1);
+            }
+        }
+        before = std::mem::replace(&mut row, next);
+    }
+    row[b.len()]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn swapped_letters_are_one_mistake() {
+        assert_eq!(distance(b"", b"abc"), 3);
+        assert_eq!(distance(b"retires", b"retries"), 1);
+        assert_eq!(distance(b"kitten", b"sitting"), 3);
+        assert_eq!(nearest("retires", ["retry_on", "retries"].into_iter()), Some("retries"));
+        assert_eq!(nearest("colour", ["weight", "backup"].into_iter()), None);
+    }
+
+    #[test]
+    fn each_foreign_name_is_there_once() {
+        for (i, (foreign, _)) in FOREIGN.iter().enumerate() {
+            assert!(FOREIGN[..i].iter().all(|(other, _)| other != foreign), "{foreign}");
+        }
+    }
+
+    #[test]
+    fn advice_names_only_keys_that_exist() {
+        for (foreign, advice) in FOREIGN {
+            for word in advice.split('`').skip(1).step_by(2) {
+                let key = word.split([' ', '=']).next().unwrap_or_default();
+                let key = key.trim_matches(['[', ']']).replace("global.user", "user");
+                let last = key.rsplit('.').find(|part| *part != "NAME").unwrap_or_default();
+                assert!(!schema::tables_with(last).is_empty(), "{foreign}: {key} is no key");
+            }
+        }
+    }
+
+    #[test]
+    fn the_right_table_goes_before_a_similar_key() {
+        let help = |name| for_unknown_key(name, ["send_timeout", "bind"].into_iter()).unwrap();
+        assert_eq!(help("read_timeout"), "`read_timeout` belongs in [site.NAME], [[site.NAME.route]] or [pool.NAME]");
+        assert_eq!(help("weight"), "`weight` belongs in [[pool.NAME.servers]]");
+        assert_eq!(help("proxy_read_timeout"), "here: `read_timeout`, in a pool, site or route");
+        assert_eq!(help("Bind"), "did you mean `bind`?");
+        assert_eq!(help("sent_timeout"), "did you mean `send_timeout`?");
+    }
+}

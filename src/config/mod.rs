@@ -1,0 +1,178 @@
+//! The configuration: from files to what the rest of the program runs on.
+//!
+//! ```text
+//! files -> document (places kept) -> merged for one node -> raw (as written) -> model (what it means)
+//! ```
+//!
+//! A configuration is accepted as a whole or not at all, and everything that is wrong with it is reported at once, each
+//! with its place. What the unprivileged process gets is the merged document as text ([`Loaded::effective`]): it opens no
+//! file to become the same [`model::Config`] again.
+
+mod decode;
+mod diagnostic;
+mod document;
+mod help;
+mod merge;
+pub mod model;
+mod raw;
+mod resolve;
+mod schema;
+mod validate;
+pub mod value;
+mod words;
+
+use std::ffi::OsString;
+use std::fmt;
+use std::path::{Path, PathBuf};
+
+pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use schema::{KeyDoc, reference_rows, schema};
+
+use diagnostic::{Problems, Source, Sources};
+use document::{Item, Secrets, Table, Value};
+use model::Config;
+use resolve::Outside;
+
+/// Which of the boxes that share a file this is.
+#[derive(Debug, Clone, Default)]
+pub struct LoadOptions {
+    /// `--node`; `None`: the short hostname.
+    pub node: Option<String>,
+}
+
+/// A valid configuration.
+#[derive(Clone)]
+pub struct Loaded {
+    /// What it means.
+    pub config: Config,
+    /// As one document that refers to nothing outside, secrets in clear; for [`parse_effective`].
+    pub effective: String,
+    /// What is probably not meant.
+    pub warnings: Diagnostics,
+    /// The files it was read from, the main one first.
+    pub files: Vec<PathBuf>,
+    masked: String,
+}
+
+impl Loaded {
+    /// As [`Loaded::effective`], with stars for secrets.
+    pub fn effective_masked(&self) -> String {
+        self.masked.clone()
+    }
+}
+
+impl fmt::Debug for Loaded {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Loaded").field("files", &self.files).field("effective", &self.masked).finish_non_exhaustive()
+    }
+}
+
+/// Reads the configuration in `path` as the node that `options` says.
+///
+/// # Errors
+/// Everything that is wrong with it.
+pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Diagnostics> {
+    let node = options.node.clone().unwrap_or_else(hostname);
+    let env = |name: &str| std::env::var_os(name);
+    let (sources, table) = merge::read(path)?;
+    load_node(path, &sources, table, &node, &env)
+}
+
+/// Whether the configuration in `path` is valid for every `[node.*]` in it, or, without any, on this box; the warnings.
+///
+/// # Errors
+/// Everything that is wrong with it, on whichever node.
+pub fn check_all_nodes(path: &Path) -> Result<Diagnostics, Diagnostics> {
+    let env = |name: &str| std::env::var_os(name);
+    let (sources, table) = merge::read(path)?;
+    let mut nodes = merge::nodes(&table);
+    if nodes.is_empty() {
+        nodes.push(hostname());
+    }
+    let check = |node: String| {
+        let found = match load_node(path, &sources, table.clone(), &node, &env) {
+            Ok(loaded) => loaded.warnings,
+            Err(diagnostics) => diagnostics,
+        };
+        (node, found)
+    };
+    let all = Diagnostics::over_nodes(nodes.into_iter().map(check).collect());
+    if all.has_errors() { Err(all) } else { Ok(all) }
+}
+
+/// The configuration that [`Loaded::effective`] was made from; opens no file.
+///
+/// # Errors
+/// What is wrong with `text`; lines of it are not quoted, for they may hold secrets.
+pub fn parse_effective(text: &str, node: &str) -> Result<Config, Diagnostics> {
+    let mut problems = Problems::default();
+    let mut source = Source::parse(PathBuf::from("effective configuration"), text.to_owned(), 0, &mut problems);
+    source.quoted = false;
+    let mut table = source.table.clone();
+    let mut sources = Sources::default();
+    sources.push(source);
+    if problems.has_errors() {
+        return Err(sources.render(problems));
+    }
+    resolve::mark_secrets(&mut table);
+    resolve::resolve(&mut table, &Outside::Nothing, &mut problems);
+    match validate::validate(table, node, &mut problems) {
+        Some(config) if !problems.has_errors() => Ok(config),
+        _ => Err(sources.render(problems)),
+    }
+}
+
+fn load_node(
+    path: &Path,
+    sources: &Sources,
+    table: Table,
+    node: &str,
+    env: &dyn Fn(&str) -> Option<OsString>,
+) -> Result<Loaded, Diagnostics> {
+    let mut problems = Problems::default();
+    let (mut table, node) = merge::for_node(table, node, &mut problems);
+    let folder = path.parent().unwrap_or(Path::new(""));
+    resolve::resolve(&mut table, &Outside::Box { folder, env }, &mut problems);
+    fill_in_run_dir(&mut table, env);
+    let config = validate::validate(table.clone(), &node, &mut problems);
+    let failed = problems.has_errors();
+    let warnings = sources.render(problems);
+    match config {
+        Some(config) if !failed => Ok(Loaded {
+            config,
+            effective: document::to_text(&table, Secrets::Shown),
+            warnings,
+            files: sources.iter().map(|source| source.name.clone()).collect(),
+            masked: document::to_text(&table, Secrets::Masked),
+        }),
+        _ => Err(warnings),
+    }
+}
+
+/// The directory depends on who starts the program: the process that is started later, as another user, must find it
+/// in the document.
+fn fill_in_run_dir(table: &mut Table, env: &dyn Fn(&str) -> Option<OsString>) {
+    let item = |value| Item { key: merge::TOP, place: merge::TOP, value, secret: false };
+    let global = table.entry("global".to_owned()).or_insert_with(|| item(Value::Table(Table::new())));
+    let Some(global) = global.as_table_mut() else { return };
+    global.entry("run_dir".to_owned()).or_insert_with(|| {
+        let uid = rustix::process::getuid();
+        let private =
+            || env("XDG_RUNTIME_DIR").and_then(|dir| dir.into_string().ok()).filter(|dir| dir.starts_with('/'));
+        item(Value::String(match private() {
+            _ if uid.is_root() => "/run/bascule".to_owned(),
+            Some(dir) => format!("{dir}/bascule"),
+            None => format!("/tmp/bascule-{}", uid.as_raw()),
+        }))
+    });
+}
+
+/// The short hostname.
+fn hostname() -> String {
+    let name = rustix::system::uname();
+    let name = name.nodename().to_string_lossy();
+    name.split('.').next().unwrap_or_default().to_owned()
+}
+
+#[cfg(test)]
+mod tests;

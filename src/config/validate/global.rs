@@ -1,0 +1,56 @@
+//! `[global]` and `[dns]`.
+
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::Context;
+use crate::config::model::{Dns, Global, Log};
+use crate::config::raw::{RawDns, RawGlobal};
+use crate::config::words::OwnLogFormat;
+use crate::telemetry;
+
+/// A few of the shortest heartbeats.
+const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
+
+pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
+    let RawGlobal { workers, user, run_dir, shutdown_timeout, proxy_watchdog, max_connections, log } = &*cx.file.global;
+    if user.is_empty() {
+        cx.problems.error(user.place, "the name of a user cannot be empty");
+    }
+    if proxy_watchdog.get() < SHORTEST_WATCHDOG {
+        let message = format!("{} would take a busy proxy for a hung one", **proxy_watchdog);
+        cx.problems.error(proxy_watchdog.place, message).help("at least 100ms");
+    }
+    if let Err(error) = telemetry::check_level(&log.level) {
+        cx.problems.error(log.level.place, error.to_string());
+    }
+    // Every caller fills it in: its default is a matter of who runs, not of the file.
+    let run_dir = PathBuf::from(run_dir.required("run_dir", cx.file.global.place, cx.problems)?.as_str());
+    if !run_dir.is_absolute() {
+        cx.problems.error(cx.file.global.run_dir.get()?.place, "not a whole path").help("start it with `/`");
+    }
+    Some(Global {
+        workers: workers.0.and_then(NonZeroU32::new),
+        user: (**user).clone(),
+        run_dir,
+        shutdown_timeout: shutdown_timeout.get(),
+        proxy_watchdog: proxy_watchdog.get(),
+        max_connections: max_connections.0,
+        log: Log { level: (*log.level).clone(), json: *log.format == OwnLogFormat::Json },
+    })
+}
+
+pub(super) fn dns(cx: &mut Context<'_>) -> Dns {
+    let RawDns { resolvers, timeout, min_ttl, max_ttl } = &*cx.file.dns;
+    if min_ttl.get() > max_ttl.get() {
+        let place = if min_ttl.given { min_ttl.place } else { max_ttl.place };
+        cx.problems.error(place, format!("min_ttl ({}) is more than max_ttl ({})", **min_ttl, **max_ttl));
+    }
+    Dns {
+        resolvers: resolvers.iter().map(|server| server.0).collect(),
+        timeout: timeout.get(),
+        min_ttl: min_ttl.get(),
+        max_ttl: max_ttl.get(),
+    }
+}

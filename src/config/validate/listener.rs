@@ -1,0 +1,124 @@
+//! `[listener.*]`.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use super::{Context, check_name};
+use crate::config::decode::{At, Keys};
+use crate::config::document::Place;
+use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
+use crate::config::raw::{RawHttpListener, RawListener};
+
+/// How long a TCP session may be silent before the kernel asks whether the client is there: a lost one would otherwise
+/// hold a connection to a server for the whole `idle_timeout`.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+
+pub(super) fn listeners(cx: &mut Context<'_>) -> Vec<Listener> {
+    let file = cx.file;
+    check_addresses(cx);
+    file.listener.iter().filter_map(|(name, raw)| listener(name, raw, cx)).collect()
+}
+
+fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<Listener> {
+    check_name("listener", name, raw.key, cx.problems);
+    let protocol = *raw.protocol;
+    foreign_keys(raw, protocol, cx);
+    let bind = raw.bind.required("bind", raw.place, cx.problems);
+    if let Some(bind) = bind.filter(|bind| bind.is_empty() && bind.complete) {
+        cx.problems.error(bind.place, "a listener needs an address").help("bind = [\"0.0.0.0:80\"]");
+    }
+    let tcp = match protocol {
+        Protocol::Http => None,
+        Protocol::Tcp => {
+            let pool = raw.pool.required("pool", raw.place, cx.problems);
+            let pool = pool.filter(|pool| cx.pool(pool).is_some());
+            Some(TcpListener { pool: pool?.as_str().into(), idle_timeout: raw.tcp.idle_timeout.get() })
+        }
+    };
+    let top = cx.top_log();
+    Some(Listener {
+        name: name.into(),
+        bind: bind?.iter().map(|address| **address).collect(),
+        protocol,
+        freebind: *raw.freebind,
+        backlog: raw.backlog.0,
+        max_connections: raw.max_connections.0.map(|n| n.0),
+        tcp_keepalive: match raw.tcp_keepalive.get() {
+            Some(period) => period.0.map(|period| period.get()),
+            None => (protocol == Protocol::Tcp).then_some(TCP_KEEPALIVE),
+        },
+        access_log: cx.log_within(&raw.access_log, &top),
+        http: http(&raw.http, cx),
+        tcp,
+    })
+}
+
+fn http(raw: &RawHttpListener, cx: &mut Context<'_>) -> HttpListener {
+    let (header, uri) = (&raw.max_header_size, &raw.max_uri_size);
+    if uri.0 > header.0 {
+        let place = if uri.given { uri.place } else { header.place };
+        cx.problems.error(place, "max_uri_size is more than max_header_size, of which it is a part");
+    }
+    HttpListener {
+        header_timeout: raw.header_timeout.get(),
+        body_timeout: raw.body_timeout.get(),
+        send_timeout: raw.send_timeout.get(),
+        keepalive_timeout: raw.keepalive_timeout.0.map_or(Duration::ZERO, |period| period.get()),
+        keepalive_requests: raw.keepalive_requests.0,
+        max_header_size: to_usize(header.0),
+        max_header_count: to_usize(raw.max_header_count.0.into()),
+        max_uri_size: to_usize(uri.0),
+        underscores_in_headers: *raw.underscores_in_headers,
+        trusted_proxies: raw.trusted_proxies.iter().map(|block| **block).collect(),
+    }
+}
+
+/// Keys that the protocol of this listener has no use for.
+fn foreign_keys(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) {
+    let (given, theirs, ours) = match protocol {
+        Protocol::Http => (raw.tcp.given(), "tcp", "http"),
+        Protocol::Tcp => (raw.http.given(), "http", "tcp"),
+    };
+    for (key, place) in given {
+        cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener speaks {ours}"));
+    }
+}
+
+/// An address, where it is written, and the listener that has it.
+type Bound<'n> = (SocketAddr, Place, &'n str);
+
+/// No address may be bound twice, nor beside the wildcard address of its family and port.
+fn check_addresses(cx: &mut Context<'_>) {
+    let mut taken: BTreeMap<(u16, bool), Vec<Bound<'_>>> = BTreeMap::new();
+    for (name, listener) in cx.file.listener.iter() {
+        for address in listener.bind.get().into_iter().flat_map(|bind| bind.iter()) {
+            // Each socket on port 0 gets a port of its own.
+            if address.port() != 0 {
+                let others = taken.entry((address.port(), address.is_ipv4())).or_default();
+                others.push((**address, address.place, name));
+            }
+        }
+    }
+    for others in taken.values_mut() {
+        others.sort_by_key(|(_, place, _)| *place);
+        for (i, (address, place, _)) in others.iter().enumerate() {
+            let clashes = |(other, ..): &&Bound<'_>| {
+                other.ip() == address.ip() || other.ip().is_unspecified() || address.ip().is_unspecified()
+            };
+            if let Some((other, at, name)) = others[..i].iter().find(clashes) {
+                let message = if other == address {
+                    format!("{address} is bound already by listener \"{name}\"")
+                } else {
+                    format!("{address} overlaps {other} of listener \"{name}\"")
+                };
+                cx.problems.error(*place, message).note("the other is at", *at);
+            }
+        }
+    }
+}
+
+/// A size that is within the range of its key.
+pub(super) fn to_usize(n: u64) -> usize {
+    usize::try_from(n).unwrap_or(usize::MAX)
+}

@@ -1,0 +1,141 @@
+//! Why an exchange or a session ended other than well: a closed set, the `$reason` of access logs.
+
+use std::fmt;
+
+macro_rules! reasons {
+    ($($variant:ident $name:literal $cause:literal $remedy:literal)*) => {
+        /// Why an exchange or a session ended other than well.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        pub enum Reason {
+            $(#[doc = $cause] $variant,)*
+        }
+
+        impl Reason {
+            /// Every reason, in the order of the README.
+            pub const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The word in logs and metrics.
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            /// What happened, one sentence.
+            pub fn cause(self) -> &'static str {
+                match self { $(Self::$variant => $cause,)* }
+            }
+
+            /// What the operator can do about it, one sentence.
+            pub fn remedy(self) -> &'static str {
+                match self { $(Self::$variant => $remedy,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    ConnectRefused "connect_refused"
+        "The server's machine answered, but nothing accepts connections on the port."
+        "Start the service, or correct its address or port."
+    ConnectTimeout "connect_timeout"
+        "The server did not answer within `connect_timeout`."
+        "Look for a firewall that drops packets, a machine that is down, or a full accept queue on the server."
+    ConnectFailed "connect_failed"
+        "The connection to the server could not be made: no route, unreachable, no permission."
+        "Check the routes and firewalls between the two machines; the log on stderr has the system's error."
+    PortsExhausted "ports_exhausted"
+        "No local port was free for a connection to the server."
+        "Raise `keepalive`, add `source_addresses` to the pool, or widen `net.ipv4.ip_local_port_range`."
+    ResetBeforeHead "reset_before_head"
+        "The server closed the connection before it sent a response head."
+        "Look for a crash or a restart in the server's log; keep `keepalive_timeout` below the server's own."
+    ReadTimeout "read_timeout"
+        "The server sent nothing for `read_timeout`."
+        "Find out what the server waits for, or raise `read_timeout` for slow routes."
+    SendTimeout "send_timeout"
+        "The server did not take more of the request for `send_timeout`."
+        "See whether the server is overloaded or does not read request bodies."
+    BadHead "bad_head"
+        "What the server sent is not an HTTP response, or one whose length is ambiguous."
+        "Check that the port speaks plain HTTP; the log on stderr says what is wrong with the head."
+    ResetInBody "reset_in_body"
+        "The server closed the connection before the end of the response body."
+        "Look for a crash, a restart or a limit in the server's log."
+    BadBody "bad_body"
+        "The chunked framing of the response body is broken."
+        "The server or something before it corrupts responses; capture one and report it there."
+    NoServer "no_server"
+        "No server of the pool was available."
+        "See `bascule status` for why each is down; nothing else helps until one is up."
+    QueueFull "queue_full"
+        "All servers were at `max_conns`, and the pool's `queue` was full."
+        "Add servers, or raise `max_conns` or `queue`."
+    QueueTimeout "queue_timeout"
+        "All servers stayed at `max_conns` for `queue_timeout`."
+        "Add servers, or raise `max_conns` or `queue_timeout`."
+    ClientGone "client_gone"
+        "The client closed or reset the connection before the end of the exchange."
+        "Usually an impatient user or client timeout; when frequent, compare the times with the clients' limits."
+    ClientTimeout "client_timeout"
+        "The client did not send, or did not take, data within its limit."
+        "Normal for broken networks; else raise `header_timeout`, `body_timeout` or `send_timeout` of the listener."
+    BadRequest "bad_request"
+        "The request is not valid HTTP."
+        "A broken or hostile client, or TLS or PROXY protocol on a plain port; the log on stderr says which."
+    UriTooLong "uri_too_long"
+        "The request target is longer than `max_uri_size`."
+        "Raise `max_uri_size` of the listener if such requests are meant to be."
+    HeadTooLarge "head_too_large"
+        "The request head exceeds `max_header_size` or `max_header_count`."
+        "Often a heap of cookies; raise the limit of the listener if such requests are meant to be."
+    BodyTooLarge "body_too_large"
+        "The request body is larger than `max_body_size`."
+        "Raise `max_body_size` of the route, site or pool if such uploads are meant to be."
+    NoRoute "no_route"
+        "No site has the host, or no route of the site has the path."
+        "Add a route, or a site without `hosts` for the rest; `bascule explain URL` shows what was looked at."
+    RouteClosed "route_closed"
+        "The route's action is `close`."
+        "Nothing: this is what the configuration says."
+    Limit "limit"
+        "`max_connections`, or the system's limit of open files or memory, was reached."
+        "Raise `max_connections` and the limit of open files, or find who holds the connections."
+    IdleTimeout "idle_timeout"
+        "No byte passed in either direction for `idle_timeout` or `tunnel_timeout`."
+        "Let one side send keep-alives, or raise the limit."
+    Shutdown "shutdown"
+        "The proxy was stopped, and the exchange did not end within `shutdown_timeout`."
+        "Raise `shutdown_timeout` if exchanges are meant to last longer."
+    InternalError "internal_error"
+        "A defect of Bascule ended this exchange, and only this one."
+        "The log on stderr has the place; please report it."
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_snake_case_and_unique() {
+        let mut names: Vec<_> = Reason::ALL.iter().map(|r| r.name()).collect();
+        assert!(names.iter().all(|n| n.bytes().all(|b| b.is_ascii_lowercase() || b == b'_')));
+        names.sort_unstable();
+        let count = names.len();
+        names.dedup();
+        assert_eq!(names.len(), count);
+    }
+
+    #[test]
+    fn every_reason_has_sentences_for_cause_and_remedy() {
+        for reason in Reason::ALL {
+            for text in [reason.cause(), reason.remedy()] {
+                assert!(text.ends_with('.') && !text.contains('\n') && text.len() > 20, "{reason}: {text}");
+            }
+        }
+    }
+}
