@@ -1,7 +1,9 @@
 //! Bascule: a load balancer for HTTP/1.1 and TCP in one binary.
 
+pub mod balance;
 pub mod config;
 pub mod http1;
+pub mod pool;
 pub mod route;
 pub mod sys;
 pub mod telemetry;

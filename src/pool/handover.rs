@@ -1,0 +1,67 @@
+//! What a proxy leaves to the one that replaces it after a crash: failures and counters of every server.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::Millis;
+
+use super::Pool;
+
+/// State of one server, keyed as servers are carried over reloads: pool, server, address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServerState {
+    /// Name of the pool.
+    pub pool: Arc<str>,
+    /// Name in the pool.
+    pub name: Arc<str>,
+    /// Where it is.
+    pub address: SocketAddr,
+    /// Failures in the present window.
+    pub fails: u32,
+    /// The last failure.
+    pub accessed: u64,
+    /// The last failure, or the pick that began the present window.
+    pub checked: u64,
+    /// Requests and connections ever.
+    pub requests: u64,
+    /// Failures ever.
+    pub failures: u64,
+}
+
+impl Pool {
+    /// The state of every server now.
+    pub fn export(&self) -> Vec<ServerState> {
+        let state = |server: &Arc<super::Server>| {
+            let (fails, accessed, checked, failures) = server.passive.export();
+            ServerState {
+                pool: server.pool.clone(),
+                name: server.name.clone(),
+                address: server.address,
+                fails,
+                accessed,
+                checked,
+                requests: server.requests(),
+                failures,
+            }
+        };
+        self.servers().map(state).collect()
+    }
+
+    /// Takes over the states of those servers that are in this pool, once, before it serves; others are ignored. Times
+    /// are of the machine's clock, so they hold in a new process; one in the future is taken as `now`, so that a broken
+    /// state cannot lock a server out for longer than its `fail_timeout`.
+    pub fn import(&self, states: &[ServerState], now: Millis) {
+        let states = states.iter().filter(|state| state.pool == self.config.name);
+        let states: HashMap<(&str, SocketAddr), &ServerState> =
+            states.map(|state| ((&*state.name, state.address), state)).collect();
+        for server in self.servers() {
+            if let Some(state) = states.get(&(&*server.name, server.address)) {
+                server.passive.import((state.fails, state.accessed, state.checked, state.failures), now);
+                server.add_requests(state.requests);
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! Pools at work: which server gets a request, what is counted of it, and who waits when all are full.
+//!
+//! A [`Pool`] is immutable and belongs to one snapshot. What lives longer is behind `Arc`s that the next snapshot's pool
+//! takes over: a [`Server`]'s counters and failures (keyed by pool, server and address, never by weight), the line of
+//! waiting requests, the retry budget. Each worker owns a [`PickState`] per pool, so a pick takes no lock; what workers
+//! share are the atomics of `Server`.
+//!
+//! One request: [`Pool::pick`] (or [`Pool::pick_or_wait`]) gives a [`Lease`]; the outcome is told by
+//! [`Lease::succeeded`] or [`Pool::on_failure`]; dropping the lease ends the request on that server. For a retry the same
+//! [`Tried`] is handed in again, after [`Pool::try_retry`].
+//!
+//! Which servers are considered, in this order (nginx's rules but for the third):
+//! 1. servers that are not backups, untried, not `down`, below `max_conns`, and not unavailable by failures;
+//! 2. backups, by the same rules;
+//! 3. with `fail_open`, those of a tier in which failures have made every server unavailable, as if none had failed:
+//!    first of the servers, then of the backups. A backup that works is therefore preferred to a server that failed.
+
+mod budget;
+mod handover;
+mod passive;
+mod queue;
+mod select;
+mod server;
+#[cfg(test)]
+mod tests;
+mod tried;
+
+use std::net::SocketAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use crate::balance::{Balancer, Flow, Node, State};
+use crate::config::model;
+use crate::time::{Millis, to_millis};
+
+pub use self::budget::{RetryBudget, RetryPermit};
+pub use self::handover::ServerState;
+pub use self::select::PickError;
+pub use self::server::{Failure, Lease, Server};
+pub use self::tried::Tried;
+
+use self::passive::Limits;
+use self::queue::Queue;
+
+/// What a pick is told of the request or connection.
+pub type PickInput<'a> = Flow<'a>;
+
+/// A pool of one snapshot.
+#[derive(Debug)]
+pub struct Pool {
+    /// What the file says.
+    pub config: Arc<model::Pool>,
+    /// Ordinary servers, backups.
+    tiers: [Tier; 2],
+    queue: Arc<Queue>,
+    budget: Arc<RetryBudget>,
+}
+
+#[derive(Debug)]
+struct Tier {
+    members: Vec<Member>,
+    nodes: Vec<Node>,
+    balancer: Balancer,
+}
+
+/// A server with the limits that this snapshot sets.
+#[derive(Debug)]
+struct Member {
+    server: Arc<Server>,
+    down: bool,
+    /// 0: no limit.
+    max_conns: u32,
+    limits: Limits,
+}
+
+/// What one worker remembers of one pool between picks; made by [`Pool::new_state`] of that very pool.
+#[derive(Debug)]
+pub struct PickState {
+    tiers: [State; 2],
+}
+
+impl Pool {
+    /// Builds the pool of a new snapshot.
+    ///
+    /// `addresses` gives the addresses of a server as far as they are known; each becomes a server of its own with the
+    /// weight and limits of the spec, none is fine. Servers, waiting line and retry budget of `previous`, if it is the
+    /// pool of the same name, are carried over.
+    pub fn build(
+        config: &Arc<model::Pool>,
+        addresses: impl Fn(&model::ServerSpec) -> Vec<SocketAddr>,
+        previous: Option<&Self>,
+    ) -> Self {
+        let previous = previous.filter(|pool| pool.config.name == config.name);
+        let queue = previous.map_or_else(Arc::default, |pool| pool.queue.clone());
+        let mut tiers = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
+        for spec in &config.servers {
+            let (members, nodes) = &mut tiers[usize::from(spec.backup)];
+            let mut seen = Vec::new();
+            for address in addresses(spec) {
+                if seen.contains(&address) {
+                    continue;
+                }
+                seen.push(address);
+                let known =
+                    previous.and_then(|pool| pool.servers().find(|s| s.name == spec.name && s.address == address));
+                let server = match known {
+                    Some(server) => server.clone(),
+                    None => Arc::new(Server::new(config.name.clone(), spec.name.clone(), address, queue.clone())),
+                };
+                members.push(Member::new(server, spec));
+                nodes.push(node(spec, address));
+            }
+        }
+        let mut tiers = tiers.map(|(members, nodes)| {
+            let balancer = Balancer::build(&config.algorithm, &nodes);
+            Tier { members, nodes, balancer }
+        });
+        // nginx's single-server rule: there is nobody to turn to, so failures make nothing unavailable.
+        if let [Tier { members, .. }, Tier { members: backups, .. }] = &mut tiers
+            && let ([only], []) = (&mut members[..], &backups[..])
+        {
+            only.limits.max_fails = 0;
+        }
+        let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
+        Self { config: config.clone(), tiers, queue, budget }
+    }
+
+    /// A fresh state for one worker. `seed` should differ between workers; it is used by `random_two` only.
+    pub fn new_state(&self, seed: u64) -> PickState {
+        PickState { tiers: self.tiers.each_ref().map(|tier| State::new(&tier.nodes, seed)) }
+    }
+
+    /// All servers, backups last, each tier in file order.
+    pub fn servers(&self) -> impl Iterator<Item = &Arc<Server>> {
+        self.members().map(|member| &member.server)
+    }
+
+    /// Servers that would be picked now but for the load on them: not `down`, not unavailable by failures.
+    pub fn available(&self, now: Millis) -> usize {
+        self.members().filter(|member| member.is_available(now)).count()
+    }
+
+    /// Requests and connections on all servers now.
+    pub fn in_flight(&self) -> u64 {
+        self.servers().map(|server| u64::from(server.in_flight())).sum()
+    }
+
+    /// Leave to start one retry, until the permit is dropped; `None`: as many run as `retry_budget` allows.
+    pub fn try_retry(&self) -> Option<RetryPermit> {
+        self.budget.try_start(self.config.retry_budget, self.in_flight())
+    }
+
+    /// Counts a failure of the lease's server for all workers, and makes this worker send less to it for a while.
+    ///
+    /// `state` is the worker's for this pool, also when the lease is of an older snapshot.
+    pub fn on_failure(&self, state: &mut PickState, lease: &Lease, now: Millis) -> Failure {
+        for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
+            if let Some(i) = tier.members.iter().position(|member| Arc::ptr_eq(&member.server, lease.server())) {
+                state.on_failure(i, tier.members[i].limits.max_fails);
+            }
+        }
+        lease.failed(now)
+    }
+
+    fn members(&self) -> impl Iterator<Item = &Member> {
+        self.tiers.iter().flat_map(|tier| &tier.members)
+    }
+}
+
+impl Member {
+    fn new(server: Arc<Server>, spec: &model::ServerSpec) -> Self {
+        let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
+        Self { server, down: spec.down, max_conns: spec.max_conns, limits }
+    }
+
+    fn is_available(&self, now: Millis) -> bool {
+        !self.down && !self.server.passive.is_unavailable(self.limits, now)
+    }
+}
+
+fn node(spec: &model::ServerSpec, address: SocketAddr) -> Node {
+    let (host, port) = match &spec.address {
+        model::ServerAddress::Ip(SocketAddr::V4(written)) => (written.ip().to_string().into(), written.port()),
+        model::ServerAddress::Ip(SocketAddr::V6(written)) => (format!("[{}]", written.ip()).into(), written.port()),
+        model::ServerAddress::Name { host, port } => (host.clone(), *port),
+    };
+    Node { weight: NonZeroU32::new(spec.weight).unwrap_or(NonZeroU32::MIN), host, port, address }
+}

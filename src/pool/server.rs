@@ -1,0 +1,131 @@
+//! One server and what is counted of it, over all workers and snapshots.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::time::Millis;
+
+use super::passive::Passive;
+use super::queue::Queue;
+
+/// A server of a pool: an address, and live counters that survive reloads. Limits and weight belong to the snapshot.
+#[derive(Debug)]
+pub struct Server {
+    /// Unique in this process, never used again.
+    pub id: u32,
+    /// Name of its pool.
+    pub pool: Arc<str>,
+    /// Its name in the pool; the addresses of one host name share it.
+    pub name: Arc<str>,
+    /// Where to connect to.
+    pub address: SocketAddr,
+    load: Padded<Load>,
+    pub(super) passive: Padded<Passive>,
+    queue: Arc<Queue>,
+}
+
+/// A request or connection on a server; counted in flight until dropped.
+#[derive(Debug)]
+#[must_use = "the server counts the request only while the lease lives"]
+pub struct Lease {
+    server: Arc<Server>,
+    max_fails: u32,
+}
+
+/// What counting a failure came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Failure {
+    /// This failure has made the server unavailable: true once until it recovers, so that one log line is written.
+    pub became_unavailable: bool,
+}
+
+/// Two counters that only grow: the difference is what is in flight, and no third one is needed for the total.
+#[derive(Debug, Default)]
+struct Load {
+    started: AtomicU64,
+    finished: AtomicU64,
+}
+
+/// Keeps a value on cache lines of its own: the load is written by every request, the failures are mostly read.
+/// 128: x86 fetches lines in pairs.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub(super) struct Padded<T>(T);
+
+impl Server {
+    pub(super) fn new(pool: Arc<str>, name: Arc<str>, address: SocketAddr, queue: Arc<Queue>) -> Self {
+        static NEXT_ID: AtomicU32 = AtomicU32::new(0);
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        Self { id, pool, name, address, load: Padded::default(), passive: Padded::default(), queue }
+    }
+
+    /// Requests and connections on it now, over all workers.
+    pub fn in_flight(&self) -> u32 {
+        // `finished` first: what is finished has started, so the difference is never negative.
+        let finished = self.load.finished.load(Ordering::SeqCst);
+        let started = self.load.started.load(Ordering::SeqCst);
+        u32::try_from(started.wrapping_sub(finished)).unwrap_or(u32::MAX)
+    }
+
+    /// Requests and connections it has been given, ever.
+    pub fn requests(&self) -> u64 {
+        self.load.started.load(Ordering::Relaxed)
+    }
+
+    /// Failures counted, ever.
+    pub fn failures(&self) -> u64 {
+        self.passive.export().3
+    }
+
+    /// Starts a request unless `max_conns` (0: no limit) are in flight.
+    pub(super) fn start(self: &Arc<Self>, max_conns: u32, max_fails: u32) -> Option<Lease> {
+        let Load { started, finished } = &*self.load;
+        if max_conns == 0 {
+            started.fetch_add(1, Ordering::SeqCst);
+        } else {
+            // `finished` may only grow until the update, which errs on the safe side.
+            let done = finished.load(Ordering::SeqCst);
+            let below = |n: u64| (n.wrapping_sub(done) < u64::from(max_conns)).then_some(n.wrapping_add(1));
+            started.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).ok()?;
+        }
+        Some(Lease { server: self.clone(), max_fails })
+    }
+
+    pub(super) fn add_requests(&self, requests: u64) {
+        self.load.started.fetch_add(requests, Ordering::SeqCst);
+        self.load.finished.fetch_add(requests, Ordering::SeqCst);
+    }
+}
+
+impl Lease {
+    /// The server.
+    pub fn server(&self) -> &Arc<Server> {
+        &self.server
+    }
+
+    /// The server has done its part. True when this makes an unavailable server available again.
+    pub fn succeeded(&self) -> bool {
+        self.server.passive.succeeded(self.max_fails)
+    }
+
+    /// Counts a failure for all workers; [`super::Pool::on_failure`] also makes this worker send it less.
+    pub fn failed(&self, now: Millis) -> Failure {
+        Failure { became_unavailable: self.server.passive.failed(self.max_fails, now) }
+    }
+}
+
+impl Drop for Lease {
+    fn drop(&mut self) {
+        self.server.load.finished.fetch_add(1, Ordering::SeqCst);
+        self.server.queue.on_release();
+    }
+}
+
+impl<T> std::ops::Deref for Padded<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0
+    }
+}
