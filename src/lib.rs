@@ -3,6 +3,7 @@
 pub mod balance;
 pub mod config;
 pub mod http1;
+pub mod net;
 pub mod pool;
 pub mod route;
 pub mod sys;
