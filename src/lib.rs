@@ -2,10 +2,12 @@
 
 pub mod balance;
 pub mod config;
+pub mod dns;
 pub mod http1;
 pub mod net;
 pub mod pool;
 pub mod route;
+pub mod snapshot;
 pub mod sys;
 pub mod telemetry;
 pub mod template;

@@ -1,0 +1,121 @@
+//! The immutable view that requests run on: routes and pools of one generation of the configuration.
+
+use std::cell::RefCell;
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use crate::config::model::{self, Action, Config, Route, ServerAddress, Site};
+use crate::pool::Pool;
+use crate::route::RouteTable;
+use crate::telemetry::access_log::{Log, Sinks};
+
+/// Addresses of the names of servers, as last resolved.
+pub type Addresses = HashMap<Arc<str>, Vec<IpAddr>>;
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts up with every change.
+    pub generation: u64,
+    /// What it was built from.
+    pub config: Arc<Config>,
+    /// By index; live state of servers is shared with the generations before and after.
+    pub pools: Vec<Arc<Pool>>,
+    /// In the order of `config.listeners`.
+    pub listeners: Vec<ListenerView>,
+    logs: Logs,
+}
+
+/// What a listener leads to.
+#[derive(Debug)]
+pub struct ListenerView {
+    /// Sites and routes; empty for TCP.
+    pub routes: RouteTable<RouteView, SiteView>,
+    /// Pool of a TCP listener.
+    pub pool: Option<usize>,
+    /// Access log of what reaches no site, and of TCP sessions.
+    pub log: Option<Arc<Log>>,
+}
+
+/// A route and what its names stand for.
+#[derive(Debug)]
+pub struct RouteView {
+    /// As configured.
+    pub route: Arc<Route>,
+    /// Its pool, if that is what it does.
+    pub pool: Option<usize>,
+    /// Its access log.
+    pub log: Option<Arc<Log>>,
+}
+
+/// What is left of a site when no route matches.
+#[derive(Debug)]
+pub struct SiteView {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its access log.
+    pub log: Option<Arc<Log>>,
+    /// Its error pages.
+    pub error_pages: Arc<[model::ErrorPage]>,
+}
+
+/// Running logs by what they were made from: equal ones share one.
+type Logs = Vec<(Arc<model::AccessLog>, Arc<Log>)>;
+
+impl Snapshot {
+    /// Builds the view of `config`. Servers that `previous` has too keep their health and their counters.
+    pub fn build(config: Arc<Config>, addresses: &Addresses, sinks: &Sinks, previous: Option<&Self>) -> Self {
+        let resolve = |spec: &model::ServerSpec| match &spec.address {
+            ServerAddress::Ip(addr) => vec![*addr],
+            ServerAddress::Name { host, port } => {
+                addresses.get(host).map_or(Vec::new(), |ips| ips.iter().map(|ip| SocketAddr::new(*ip, *port)).collect())
+            }
+        };
+        let pools: Vec<_> = config
+            .pools
+            .iter()
+            .map(|pool| {
+                let before = previous.and_then(|p| p.pools.iter().find(|b| b.config.name == pool.name));
+                Arc::new(Pool::build(pool, resolve, before.map(|b| &**b)))
+            })
+            .collect();
+        let pool_index = |name: &str| pools.iter().position(|p| &*p.config.name == name);
+
+        let logs: RefCell<Logs> = RefCell::new(previous.map_or(Vec::new(), |p| p.logs.clone()));
+        let log_of = |wanted: Option<&Arc<model::AccessLog>>| {
+            let wanted = wanted?;
+            let mut logs = logs.borrow_mut();
+            if let Some((_, log)) = logs.iter().find(|(config, _)| config == wanted) {
+                return Some(Arc::clone(log));
+            }
+            let log = sinks.log(wanted);
+            logs.push((Arc::clone(wanted), Arc::clone(&log)));
+            Some(log)
+        };
+        let route = |route: &Arc<Route>| {
+            let pool = match &route.action {
+                Action::Pool { pool, .. } => pool_index(pool),
+                Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
+            };
+            RouteView { route: Arc::clone(route), pool, log: log_of(route.policy.access_log.as_ref()) }
+        };
+        let site = |s: &Site| SiteView {
+            name: Arc::clone(&s.name),
+            log: log_of(s.access_log.as_ref()),
+            error_pages: Arc::clone(&s.error_pages),
+        };
+        let listeners = config
+            .listeners
+            .iter()
+            .map(|l| ListenerView {
+                routes: RouteTable::build_with(&config.sites, &l.name, route, site),
+                pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
+                log: log_of(l.access_log.as_ref()),
+            })
+            .collect();
+        let generation = previous.map_or(1, |p| p.generation + 1);
+        let logs = logs.into_inner();
+        Self { generation, config, pools, listeners, logs }
+    }
+}
