@@ -6,6 +6,7 @@ pub mod dns;
 pub mod http1;
 pub mod net;
 pub mod pool;
+pub mod proxy;
 pub mod route;
 pub mod snapshot;
 pub mod sys;

@@ -1,0 +1,80 @@
+//! Work space of an exchange, kept by the worker between exchanges so that none of it is allocated anew.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use crate::http1::{RequestHead, ResponseHead};
+use crate::pool::Server;
+
+/// How many a worker keeps.
+const KEPT: usize = 64;
+
+/// See the module's documentation.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    /// The request's head; its spans refer to the client's buffer.
+    pub(crate) request: RequestHead,
+    /// The response's head; its spans refer to the server's buffer.
+    pub(crate) response: ResponseHead,
+    /// The normalised path, when it differs from the one received.
+    pub(crate) path: Vec<u8>,
+    /// The target that is forwarded, when it differs from the one received.
+    pub(crate) target: Vec<u8>,
+    /// A head on its way out.
+    pub(crate) out: Vec<u8>,
+    /// The server's head as received, when the access log asks for its fields.
+    pub(crate) received: Vec<u8>,
+    /// A hash key, a redirect's location, a body.
+    pub(crate) text: Vec<u8>,
+    /// Servers tried, for the log.
+    pub(crate) tries: Vec<Try>,
+}
+
+/// One server tried.
+#[derive(Debug, Clone)]
+pub(crate) struct Try {
+    /// Which.
+    pub(crate) server: Arc<Server>,
+    /// The status it answered; 0: none.
+    pub(crate) status: u16,
+    /// Microseconds until connected; `None`: a connection was reused, or there was none.
+    pub(crate) connect: Option<u64>,
+    /// Microseconds until its head was complete.
+    pub(crate) header: Option<u64>,
+    /// Microseconds until the end.
+    pub(crate) response: Option<u64>,
+}
+
+impl Scratch {
+    fn clear(&mut self) {
+        self.path.clear();
+        self.target.clear();
+        self.out.clear();
+        self.received.clear();
+        self.text.clear();
+        self.tries.clear();
+    }
+}
+
+/// The spare ones of a worker.
+#[derive(Debug, Default)]
+pub(crate) struct ScratchPool {
+    #[expect(clippy::vec_box, reason = "they are lent out and taken back as boxes")]
+    spare: RefCell<Vec<Box<Scratch>>>,
+}
+
+impl ScratchPool {
+    /// One to use.
+    pub(crate) fn take(&self) -> Box<Scratch> {
+        self.spare.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// Takes one back.
+    pub(crate) fn put(&self, mut scratch: Box<Scratch>) {
+        let mut spare = self.spare.borrow_mut();
+        if spare.len() < KEPT {
+            scratch.clear();
+            spare.push(scratch);
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! Idle connections to the servers of one pool, of one worker: nginx's `keepalive`.
+
+use std::collections::VecDeque;
+
+use crate::config::model;
+use crate::net::Sock;
+use crate::time::Millis;
+
+/// A connection to a server, and what counts towards its end.
+#[derive(Debug)]
+pub(crate) struct ServerConn {
+    /// The socket.
+    pub(crate) sock: Sock,
+    /// [`crate::pool::Server::id`] of the server it leads to.
+    pub(crate) server: u32,
+    /// When it was opened.
+    pub(crate) born: Millis,
+    /// Requests sent on it.
+    pub(crate) requests: u32,
+    /// Since when it is idle.
+    idle_since: Millis,
+}
+
+impl ServerConn {
+    /// A fresh connection.
+    pub(crate) fn new(sock: Sock, server: u32, born: Millis) -> Self {
+        Self { sock, server, born, requests: 0, idle_since: born }
+    }
+
+    fn may_be_used(&self, config: &model::Pool, now: Millis) -> bool {
+        u128::from(now.since(self.idle_since)) < config.keepalive_timeout.as_millis() && self.may_be_kept(config, now)
+    }
+
+    fn may_be_kept(&self, config: &model::Pool, now: Millis) -> bool {
+        self.requests < config.keepalive_requests
+            && u128::from(now.since(self.born)) < config.keepalive_time.as_millis()
+    }
+}
+
+/// Most recently used last.
+#[derive(Debug, Default)]
+pub(crate) struct IdleList {
+    list: VecDeque<ServerConn>,
+}
+
+impl IdleList {
+    /// The warmest usable connection to `server`. `certain` asks the kernel whether the server has closed it: for
+    /// requests that may not be sent twice.
+    pub(crate) fn take(&mut self, server: u32, config: &model::Pool, now: Millis, certain: bool) -> Option<ServerConn> {
+        while let Some(at) = self.list.iter().rposition(|c| c.server == server) {
+            let conn = self.list.remove(at)?;
+            let dead =
+                !conn.may_be_used(config, now) || if certain { conn.sock.is_stale_now() } else { conn.sock.is_stale() };
+            if !dead {
+                return Some(conn);
+            }
+        }
+        None
+    }
+
+    /// Keeps a connection whose exchange is complete; beyond `keepalive`, the one unused longest is closed.
+    pub(crate) fn put(&mut self, mut conn: ServerConn, config: &model::Pool, now: Millis) {
+        if config.keepalive == 0 || !conn.may_be_kept(config, now) {
+            return;
+        }
+        conn.idle_since = now;
+        self.list.push_back(conn);
+        while self.list.len() > config.keepalive {
+            self.list.pop_front();
+        }
+    }
+
+    /// Closes what is too old or was closed by its server.
+    pub(crate) fn sweep(&mut self, config: &model::Pool, now: Millis) {
+        self.list.retain(|c| c.may_be_used(config, now) && !c.sock.is_stale());
+    }
+
+    /// Closes all.
+    pub(crate) fn clear(&mut self) {
+        self.list.clear();
+    }
+}

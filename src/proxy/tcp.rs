@@ -1,0 +1,139 @@
+//! TCP sessions: one client connection, one server, bytes both ways.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use crate::config::model::{Algorithm, RetryOn};
+use crate::net::buffer::SMALL;
+use crate::net::connect::{ConnectError, Target, connect};
+use crate::net::wheel::Timer;
+use crate::net::{Sock, Transport, clock};
+use crate::pool::{Lease, PickError, PickInput, Pool, Tried};
+use crate::proxy::http::{connect_reason, next_source};
+use crate::proxy::listen::ListenerCtx;
+use crate::proxy::pump::{Framing, Pump, Recode};
+use crate::proxy::session::Session;
+use crate::proxy::tunnel::tunnel;
+use crate::proxy::worker::{PoolLocal, Worker};
+use crate::telemetry::reason::Reason;
+
+/// Serves one client connection.
+pub(crate) async fn serve(client: Sock, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) {
+    let timer = worker.wheel.timer();
+    let Some(settings) = &listener.tcp else { return };
+    let view = worker.view();
+    let place = &view.snapshot.listeners[listener.index];
+    let Some(index) = place.pool else { return };
+    let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
+    let log = place.log.clone();
+    let mut session = Session::new(&listener, peer, serial, Arc::clone(&pool.config.name), log.is_some());
+    let reached = reach(&worker, &timer, pool, local, &mut session).await;
+    let read_ahead = 2 * SMALL;
+    // A session may last for days: it keeps its server, not the configuration it was found in.
+    drop(view);
+    match reached {
+        Ok((server, lease)) => {
+            let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
+            let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
+            let end = tunnel(&client, &server, up, down, &timer, settings.idle_timeout, || worker.now()).await;
+            lease.succeeded();
+            session.finish(end.to_server, end.to_client, end.reason);
+        }
+        Err(reason) => {
+            // The client sees at once that nobody is there, as if the port were closed.
+            client.set_abort();
+            session.finish(0, 0, Some(reason));
+        }
+    }
+    if let Some(log) = log {
+        worker.log.borrow_mut().line(&log, &session, SystemTime::now());
+    }
+}
+
+/// A connection to a server of the pool, on as many servers as the pool's `retries` allow.
+async fn reach(
+    worker: &Worker,
+    timer: &Timer,
+    pool: &Pool,
+    local: &PoolLocal,
+    session: &mut Session,
+) -> Result<(Sock, Lease), Reason> {
+    let config = &pool.config;
+    let mut key = Vec::new();
+    if let Algorithm::Hash { key: template, .. } = &config.algorithm {
+        template.expand(session, &mut key);
+    }
+    let input = PickInput { client: session.client(), key: &key };
+    let started = worker.now();
+    let mut tried = Tried::default();
+    let mut last = None;
+    let mut permit = None;
+    for attempt in 0..=config.retry.retries {
+        if attempt > 0 {
+            let in_time = config.retry.timeout.is_none_or(|t| started.after(t) > worker.now());
+            drop(permit.take());
+            permit = pool.try_retry();
+            if !in_time || permit.is_none() {
+                break;
+            }
+        }
+        let lease = match pick(worker, pool, local, &input, &mut tried, session).await {
+            Ok(lease) => lease,
+            Err(reason) => return Err(last.unwrap_or(reason)),
+        };
+        session.tried(lease.server());
+        let target = Target {
+            address: lease.server().address,
+            source: next_source(&config.source_addresses, lease.server().address.is_ipv4(), &local.source),
+            keepalive: config.tcp_keepalive,
+        };
+        match connect(&target, timer, clock::now().after(config.connect_timeout)).await {
+            Ok(sock) => {
+                session.connected(&sock);
+                return Ok((sock, lease));
+            }
+            Err(e) => {
+                let reason = connect_reason(&e);
+                if counts(&e, &config.retry.on) {
+                    pool.on_failure(&mut local.pick.borrow_mut(), &lease, worker.now());
+                }
+                if !config.retry.on.connect {
+                    return Err(reason);
+                }
+                last = Some(reason);
+            }
+        }
+    }
+    Err(last.unwrap_or(Reason::NoServer))
+}
+
+/// Whether a failed connect counts against the server: not when this box has run out of something.
+fn counts(e: &ConnectError, on: &RetryOn) -> bool {
+    on.connect && !matches!(e, ConnectError::Local(_))
+}
+
+async fn pick(
+    worker: &Worker,
+    pool: &Pool,
+    local: &PoolLocal,
+    input: &PickInput<'_>,
+    tried: &mut Tried,
+    session: &mut Session,
+) -> Result<Lease, Reason> {
+    let picked = pool.pick(&mut local.pick.borrow_mut(), input, tried, worker.now());
+    match picked {
+        Err(PickError::AllBusy) if pool.config.queue > 0 => {
+            let since = clock::now_micros();
+            let waited = pool.pick_or_wait(&local.pick, input, tried, || worker.now()).await;
+            session.queued(clock::now_micros() - since);
+            waited.map_err(|e| match e {
+                PickError::QueueFull => Reason::QueueFull,
+                PickError::QueueTimeout => Reason::QueueTimeout,
+                PickError::AllBusy | PickError::NoServer => Reason::NoServer,
+            })
+        }
+        other => other.map_err(|_| Reason::NoServer),
+    }
+}

@@ -1,0 +1,200 @@
+//! One worker: a thread with its own runtime, its own accept sockets and its own idle connections to servers.
+//!
+//! Everything here is used by one thread only; what workers share is in [`Shared`] and is atomic.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+
+use arc_swap::ArcSwap;
+use tokio::sync::Notify;
+
+use crate::net::buffer::BufferPool;
+use crate::net::clock;
+use crate::net::pipe::PipePool;
+use crate::net::wheel::Wheel;
+use crate::pool::PickState;
+use crate::proxy::http::scratch::ScratchPool;
+use crate::proxy::idle::IdleList;
+use crate::proxy::pump::Means;
+use crate::snapshot::Snapshot;
+use crate::telemetry::access_log::LogBuffer;
+use crate::time::Millis;
+
+/// Longest time an access log line waits for others, milliseconds.
+const LOG_EVERY_MS: u64 = 100;
+
+/// What all workers and the control runtime share.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    /// What new requests and sessions run on.
+    pub(crate) snapshot: ArcSwap<Snapshot>,
+    /// Generation of `snapshot`; workers compare it with their cached one, which costs a load of a line nobody writes.
+    pub(crate) generation: AtomicU64,
+    /// No new connections; those there are end after what they do now.
+    pub(crate) draining: AtomicBool,
+    /// Client connections open.
+    pub(crate) connections: AtomicUsize,
+    /// Listening sockets that connections are still taken from.
+    pub(crate) accepting: AtomicUsize,
+    /// Client connections accepted so far; `$connection`.
+    pub(crate) accepted: AtomicU64,
+    /// Name of the machine; `$hostname`.
+    pub(crate) hostname: String,
+    /// Name of this box in the configuration; `$node`.
+    pub(crate) node: Arc<str>,
+    /// Wakes whoever waits for `connections` to become 0.
+    pub(crate) none_left: Notify,
+}
+
+/// The per-worker half of a snapshot.
+#[derive(Debug)]
+pub(crate) struct View {
+    /// The shared half.
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// By index of the pool in the snapshot.
+    pub(crate) pools: Vec<PoolLocal>,
+}
+
+/// What a worker keeps of a pool.
+#[derive(Debug)]
+pub(crate) struct PoolLocal {
+    /// Weights under way of the balancing algorithm.
+    pub(crate) pick: RefCell<PickState>,
+    /// Idle connections; they outlive a snapshot.
+    pub(crate) idle: Rc<RefCell<IdleList>>,
+    /// Turn of `source_addresses`.
+    pub(crate) source: Cell<usize>,
+}
+
+/// One worker's own things.
+#[derive(Debug)]
+pub(crate) struct Worker {
+    /// The rest of the process.
+    pub(crate) shared: Arc<Shared>,
+    /// Deadlines.
+    pub(crate) wheel: Rc<Wheel>,
+    /// Parsed heads and work space.
+    pub(crate) scratch: ScratchPool,
+    /// Access log lines not yet handed to the writer.
+    pub(crate) log: RefCell<LogBuffer>,
+    buffers: Rc<BufferPool>,
+    pipes: Rc<PipePool>,
+    now: Cell<Millis>,
+    flushed: Cell<Millis>,
+    view: RefCell<Rc<View>>,
+    random: Cell<u64>,
+}
+
+impl Worker {
+    /// A worker that runs on the current snapshot.
+    pub(crate) fn new(shared: Arc<Shared>, log: LogBuffer, seed: u64) -> Rc<Self> {
+        let now = clock::now();
+        let view = Rc::new(View::new(shared.snapshot.load_full(), None, seed));
+        Rc::new(Self {
+            shared,
+            wheel: Wheel::new(now),
+            scratch: ScratchPool::default(),
+            log: RefCell::new(log),
+            buffers: BufferPool::new(),
+            pipes: PipePool::new(),
+            now: Cell::new(now),
+            flushed: Cell::new(now),
+            view: RefCell::new(view),
+            random: Cell::new(seed | 1),
+        })
+    }
+
+    /// The time of the last tick: right to within [`crate::net::wheel::TICK`], and free.
+    pub(crate) fn now(&self) -> Millis {
+        self.now.get()
+    }
+
+    /// Moves the worker's time on: deadlines fire, log lines go out.
+    pub(crate) fn tick(&self) {
+        let now = clock::now();
+        self.now.set(now);
+        self.wheel.advance(now);
+        if now.since(self.flushed.get()) >= LOG_EVERY_MS {
+            self.flushed.set(now);
+            self.log.borrow_mut().flush();
+        }
+    }
+
+    /// The snapshot for a new request or session.
+    pub(crate) fn view(&self) -> Rc<View> {
+        let mut view = self.view.borrow_mut();
+        if view.snapshot.generation != self.shared.generation.load(Ordering::Acquire) {
+            let next = View::new(self.shared.snapshot.load_full(), Some(&view), self.random());
+            *view = Rc::new(next);
+        }
+        Rc::clone(&view)
+    }
+
+    /// Closes idle connections to servers that are too old or that the server closed.
+    pub(crate) fn sweep(&self) {
+        let view = self.view();
+        for (local, pool) in view.pools.iter().zip(&view.snapshot.pools) {
+            local.idle.borrow_mut().sweep(&pool.config, self.now());
+        }
+    }
+
+    /// Gives up every idle connection to a server: descriptors have run out.
+    pub(crate) fn close_idle(&self) {
+        for local in &self.view().pools {
+            local.idle.borrow_mut().clear();
+        }
+    }
+
+    /// Buffers and pipes of this worker, for a pump that may hold `read_ahead` bytes.
+    pub(crate) fn means(&self, read_ahead: usize) -> Means {
+        Means { buffers: Rc::clone(&self.buffers), pipes: Rc::clone(&self.pipes), read_ahead }
+    }
+
+    /// Buffers of this worker.
+    pub(crate) fn buffers(&self) -> &Rc<BufferPool> {
+        &self.buffers
+    }
+
+    /// The next of a sequence that is good enough for ids and jitter, not for secrets (xorshift64*).
+    pub(crate) fn random(&self) -> u64 {
+        let mut x = self.random.get();
+        x ^= x >> 12;
+        x ^= x << 25;
+        x ^= x >> 27;
+        self.random.set(x);
+        x.wrapping_mul(0x2545_F491_4F6C_DD1D)
+    }
+
+    /// Whether connections should end after what they do now.
+    pub(crate) fn draining(&self) -> bool {
+        self.shared.draining.load(Ordering::Relaxed)
+    }
+}
+
+impl View {
+    fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>, seed: u64) -> Self {
+        let mut idle: HashMap<Arc<str>, Rc<RefCell<IdleList>>> = HashMap::new();
+        if let Some(p) = previous {
+            idle.extend(
+                p.snapshot
+                    .pools
+                    .iter()
+                    .zip(&p.pools)
+                    .map(|(pool, local)| (Arc::clone(&pool.config.name), Rc::clone(&local.idle))),
+            );
+        }
+        let pools = snapshot
+            .pools
+            .iter()
+            .map(|pool| PoolLocal {
+                pick: RefCell::new(pool.new_state(seed)),
+                idle: idle.remove(&pool.config.name).unwrap_or_default(),
+                source: Cell::new(0),
+            })
+            .collect();
+        Self { snapshot, pools }
+    }
+}
