@@ -1,0 +1,173 @@
+//! The proxy process as the supervisor sees it.
+
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::unix::fs::OpenOptionsExt;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::fs::OFlags;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::app::watchdog::{Verdict, Watchdog};
+use crate::ipc::{self, Channel, FromProxy, Limits, ProxyChannel, RecvError, ToProxy};
+use crate::net::clock;
+use crate::sys::procfs;
+use crate::sys::user::Identity;
+
+/// Our own binary, held open: a package may replace the file, and a new proxy must be what the supervisor is.
+#[derive(Debug)]
+pub(super) struct Program(File);
+
+/// A running proxy.
+pub(super) struct Child {
+    process: tokio::process::Child,
+    pid: u32,
+    channel: ProxyChannel,
+    watchdog: Watchdog,
+    /// It said [`FromProxy::Ready`].
+    pub(super) ready: bool,
+    /// Client connections at the last heartbeat.
+    pub(super) connections: u64,
+}
+
+/// Why a proxy has to be replaced.
+#[derive(Debug)]
+pub(super) enum Lost {
+    /// It could not be forked or executed.
+    Unborn(io::Error),
+    /// Its end of the socketpair is closed: it died, or is about to.
+    Closed,
+    /// It said what no proxy says.
+    Garbled(RecvError),
+    /// It did not take a message.
+    Deaf(io::Error),
+    /// It is hung.
+    Hung(Verdict),
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unborn(e) => write!(f, "cannot execute it: {e}"),
+            Self::Closed => f.write_str("it died"),
+            Self::Garbled(e) => write!(f, "protocol violated: {e}"),
+            Self::Deaf(e) => write!(f, "it takes no messages: {e}"),
+            Self::Hung(Verdict::Silent) => f.write_str("no heartbeat for proxy_watchdog"),
+            Self::Hung(Verdict::Stuck { tid }) => write!(f, "worker {tid} made no progress for proxy_watchdog"),
+        }
+    }
+}
+
+/// From the fork to the first heartbeat: a long configuration takes its time to parse.
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// For a message with descriptors to be taken.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+/// For a process to end after SIGKILL; in uninterruptible sleep it takes longer, and is left to itself.
+const REAP_LIMIT: Duration = Duration::from_secs(1);
+/// What the proxy inherits: the supervisor's environment may hold secrets of the configuration.
+const ENVIRONMENT: [&str; 2] = ["TZ", "RUST_BACKTRACE"];
+
+impl Program {
+    pub(super) fn open() -> io::Result<Self> {
+        // Only its path: a binary that may be executed but not read is enough.
+        let flags = OFlags::PATH.bits().cast_signed();
+        Ok(Self(File::options().read(true).custom_flags(flags).open("/proc/self/exe")?))
+    }
+}
+
+impl Child {
+    /// Forks and executes `program` as proxy. To be called by the main thread: the kernel ends the child together with the
+    /// thread that forked it.
+    pub(super) fn spawn(program: &Program, identity: Option<Identity>, watchdog: Duration) -> io::Result<Self> {
+        let (ours, theirs) = ipc::socketpair()?;
+        let mut command = Command::new(format!("/proc/self/fd/{}", program.0.as_raw_fd()));
+        command.arg0("bascule-proxy").arg("proxy").arg(format!("--supervisor={}", std::process::id()));
+        if let Some(Identity { uid, gid }) = identity {
+            command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
+        }
+        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
+        // Its own end is its standard input; the root directory keeps no file system busy.
+        command.stdin(Stdio::from(theirs)).current_dir("/").kill_on_drop(true);
+        let process = command.spawn()?;
+        Ok(Self {
+            pid: process.id().unwrap_or_default(),
+            process,
+            channel: Channel::new(ours, Limits::OF_PROXY)?,
+            watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
+            ready: false,
+            connections: 0,
+        })
+    }
+
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// The next message. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Result<FromProxy, Lost> {
+        let message = match self.channel.recv().await {
+            Ok(Some((message, _))) => message,
+            Ok(None) => return Err(Lost::Closed),
+            Err(e) => return Err(Lost::Garbled(e)),
+        };
+        if let FromProxy::Heartbeat { workers, connections } = &message {
+            self.watchdog.heartbeat(workers, clock::now());
+            self.connections = *connections;
+        }
+        Ok(message)
+    }
+
+    /// Whether it still runs well; to be called at every [`Watchdog::interval`].
+    pub(super) fn check(&mut self) -> Result<(), Lost> {
+        self.watchdog.check(clock::now()).map_or(Ok(()), |verdict| Err(Lost::Hung(verdict)))
+    }
+
+    /// Where the thread of `verdict` is.
+    pub(super) fn location(&self, verdict: Verdict) -> String {
+        let tid = match verdict {
+            Verdict::Silent => self.pid.cast_signed(),
+            Verdict::Stuck { tid } => tid,
+        };
+        procfs::thread_location(self.pid, tid)
+    }
+
+    /// Sends a message.
+    pub(super) async fn send(&self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        match timeout(SEND_LIMIT, self.channel.send(message, descriptors)).await {
+            Ok(sent) => sent.map_err(Lost::Deaf),
+            Err(_) => Err(Lost::Deaf(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Lets it write its logs and leave for `limit`, then ends it.
+    pub(super) async fn stop(mut self, limit: Duration) {
+        if self.channel.try_send(&ToProxy::Stop).is_ok() {
+            // What it still says is of no interest; the end of the channel is.
+            let _ = timeout(limit, async { while self.next().await.is_ok() {} }).await;
+        }
+        self.kill().await;
+    }
+
+    /// Ends it at once; how it ended.
+    pub(super) async fn kill(mut self) -> String {
+        // Without CAP_KILL this fails for a proxy of another user; closing the socketpair ends it then.
+        let killed = self.process.start_kill();
+        drop(self.channel);
+        match (timeout(REAP_LIMIT, self.process.wait()).await, killed) {
+            (Ok(Ok(status)), _) => status.to_string(),
+            (Ok(Err(e)), _) => e.to_string(),
+            (Err(_), Err(e)) => format!("not ended: {e}"),
+            (Err(_), Ok(())) => "not ended yet".to_owned(),
+        }
+    }
+}
+
+/// The descriptors of `sockets`, in order.
+pub(super) fn descriptors<'a>(sockets: impl Iterator<Item = &'a TcpListener>) -> Vec<BorrowedFd<'a>> {
+    sockets.map(AsFd::as_fd).collect()
+}

@@ -1,0 +1,218 @@
+//! The command line, and the processes behind it.
+//!
+//! ```text
+//! bascule run   ── supervisor (this process) ──socketpair── proxy (a child of its own user)
+//! bascule demo  ── the same, with three backends on a thread
+//! bascule check ── config only
+//! ```
+//!
+//! Exit codes: 0 done, 64 wrong usage, 78 bad configuration, 1 anything else.
+
+mod backoff;
+mod child;
+mod demo;
+mod lock;
+mod logs;
+mod proxy;
+mod supervisor;
+mod watchdog;
+
+use std::fmt::Display;
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::time::{Instant, sleep_until};
+
+use crate::config::{self, Diagnostics, LoadOptions, Loaded};
+use crate::sys::process;
+use crate::sys::user::Identity;
+
+/// Load balancer for HTTP and TCP.
+#[derive(Debug, Parser)]
+#[command(name = "bascule", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run in the foreground until SIGTERM, SIGINT or SIGQUIT
+    Run(File),
+    /// Validate a configuration; exit 0, or 78 with every error at its place
+    Check {
+        #[command(flatten)]
+        file: File,
+        /// Print the configuration as this node runs it, secrets masked
+        #[arg(long)]
+        effective: bool,
+        /// Print the JSON schema of the file, for editors
+        #[arg(long, exclusive = true)]
+        schema: bool,
+    },
+    /// Balance over three built-in backends on loopback, and print what to try
+    Demo {
+        /// Port to listen on [default: 8080, or a free one when it is taken]
+        #[arg(long)]
+        port: Option<u16>,
+    },
+    /// The proxy process, started by the supervisor
+    #[command(hide = true)]
+    Proxy {
+        #[arg(long)]
+        supervisor: i32,
+        #[arg(long, requires = "gid")]
+        uid: Option<u32>,
+        #[arg(long, requires = "uid")]
+        gid: Option<u32>,
+    },
+}
+
+/// Every command and option as it is typed, and what it does; the README's table.
+pub fn commands() -> Vec<(String, String)> {
+    let mut rows = Vec::new();
+    for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
+        let name = format!("bascule {}", command.get_name());
+        rows.push((name.clone(), command.get_about().map(ToString::to_string).unwrap_or_default()));
+        for arg in command.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help")) {
+            let short = arg.get_short().map_or(String::new(), |s| format!("-{s}, "));
+            let long = arg.get_long().unwrap_or_default();
+            let value = arg.get_action().takes_values().then(|| arg.get_value_names()?.first()).flatten();
+            let value = value.map_or(String::new(), |v| format!(" {v}"));
+            let default = arg.get_default_values().first().map(|d| format!(" [default: {}]", d.to_string_lossy()));
+            let help = arg.get_help().map(ToString::to_string).unwrap_or_default();
+            rows.push((format!("{name} {short}--{long}{value}"), help + &default.unwrap_or_default()));
+        }
+    }
+    rows
+}
+
+#[derive(Debug, Args)]
+struct File {
+    /// Configuration file
+    #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/bascule/bascule.toml")]
+    path: PathBuf,
+    /// Which [node.*] this box is [default: the short hostname]
+    #[arg(long, value_name = "NAME")]
+    node: Option<String>,
+}
+
+impl File {
+    fn load(self) -> Result<Loaded, Diagnostics> {
+        let loaded = config::load(&self.path, &LoadOptions { node: self.node })?;
+        eprint!("{}", loaded.warnings);
+        Ok(loaded)
+    }
+}
+
+const USAGE: u8 = 64;
+const CONFIG: u8 = 78;
+
+/// Does what the command line says.
+pub fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // The text is all there is to say, and stderr may be closed.
+            let _ = error.print();
+            return if error.use_stderr() { USAGE.into() } else { ExitCode::SUCCESS };
+        }
+    };
+    match cli.command {
+        Command::Run(file) => {
+            begin();
+            run(file)
+        }
+        Command::Check { schema: true, .. } => print(&format!("{:#}\n", config::schema())),
+        Command::Check { file, effective, .. } => check(file, effective),
+        Command::Demo { port } => {
+            begin();
+            finish(demo::run(port))
+        }
+        Command::Proxy { supervisor, uid, gid } => {
+            finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor))
+        }
+    }
+}
+
+/// What a process that becomes a supervisor does before anything else.
+fn begin() {
+    process::set_name(c"bascule");
+    process::close_inherited_on_exec();
+}
+
+fn run(file: File) -> ExitCode {
+    match file.load() {
+        Ok(loaded) => finish(supervisor::run(&loaded)),
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+fn check(file: File, effective: bool) -> ExitCode {
+    if effective {
+        return match file.load() {
+            Ok(loaded) => print(&loaded.effective_masked()),
+            Err(diagnostics) => bad_config(&diagnostics),
+        };
+    }
+    let name = file.path.display().to_string();
+    let result = match file.node {
+        Some(_) => file.load().map(|loaded| loaded.warnings),
+        None => config::check_all_nodes(&file.path),
+    };
+    match result {
+        Ok(warnings) => {
+            eprint!("{warnings}");
+            print(&format!("{name}: the configuration is valid\n"))
+        }
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+fn bad_config(diagnostics: &Diagnostics) -> ExitCode {
+    eprint!("{diagnostics}");
+    CONFIG.into()
+}
+
+/// Writes to stdout; a reader that left early is none of our business.
+fn print(text: &str) -> ExitCode {
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    ExitCode::SUCCESS
+}
+
+/// Resolves at `when`, never when there is none.
+async fn at(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn finish(result: Result<(), impl Display>) -> ExitCode {
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bascule: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_proxy_command_is_not_shown() {
+        assert!(!Cli::command().render_long_help().to_string().contains("proxy process"));
+    }
+}

@@ -1,0 +1,313 @@
+//! The proxy process: gives up its privileges, takes sockets and configuration from the supervisor, and runs the engine.
+//!
+//! The main thread is the control runtime. It obeys the socketpair only, and when that ends it ends: a proxy never outlives
+//! its supervisor.
+
+use std::fmt;
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::net::SocketType;
+use rustix::process::Pid;
+use serde::{Deserialize, Serialize};
+use serde_json::value::to_raw_value;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
+use tracing::{debug, warn};
+
+use crate::app::at;
+use crate::app::watchdog::heartbeat_interval;
+use crate::config;
+use crate::config::model::{Config, ServerAddress};
+use crate::dns::{Resolver, Table, Watcher};
+use crate::ipc::{Event, FromProxy, Limits, ListenerSockets, Progress, RecvError, Start, SupervisorChannel, ToProxy};
+use crate::proxy::{BoundListener, Engine, WorkerProgress};
+use crate::snapshot::Addresses;
+use crate::sys::process::{self, ConfineError};
+use crate::sys::user::Identity;
+
+/// Why the proxy could not run.
+#[derive(Debug)]
+pub(super) enum ProxyError {
+    /// Somebody else than the supervisor started it.
+    NotSupervised,
+    Confine(ConfineError),
+    Runtime(io::Error),
+    Receive(RecvError),
+    /// The supervisor went away, or said something else than Start.
+    NoStart,
+    /// The configuration or the engine; the supervisor was told.
+    Start(StartError),
+    /// The supervisor takes no messages any more.
+    Send(io::Error),
+}
+
+impl fmt::Display for ProxyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NotSupervised => f.write_str("`proxy` is started by `bascule run`, not by hand"),
+            Self::Confine(e) => write!(f, "proxy: {e}"),
+            Self::Runtime(e) => write!(f, "proxy: {e}"),
+            Self::Receive(e) => write!(f, "proxy: {e}"),
+            Self::NoStart => f.write_str("proxy: the supervisor did not start it"),
+            Self::Start(e) => write!(f, "proxy: {e}"),
+            Self::Send(e) => write!(f, "proxy: the supervisor cannot be told: {e}"),
+        }
+    }
+}
+
+/// Why the engine does not run.
+#[derive(Debug)]
+pub(super) enum StartError {
+    Config(config::Diagnostics),
+    Telemetry(String),
+    /// Not as many descriptors as the message names.
+    Descriptors,
+    Engine(io::Error),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config(e) => e.fmt(f),
+            Self::Telemetry(e) => write!(f, "cannot log: {e}"),
+            Self::Descriptors => f.write_str("descriptors are missing"),
+            Self::Engine(e) => write!(f, "cannot start workers: {e}"),
+        }
+    }
+}
+
+/// How long a start waits for the names of servers.
+const NAMES_AT_START: Duration = Duration::from_secs(2);
+/// Between two summaries for a successor.
+const STATE_INTERVAL: Duration = Duration::from_secs(1);
+/// From the moment new connection attempts are dropped until the accept queues are left: handshakes under way take a
+/// round trip to arrive in them.
+const HANDSHAKE_LINGER: Duration = Duration::from_millis(200);
+
+/// Runs as the child of process `supervisor`, as `identity` if given.
+pub(super) fn run(identity: Option<Identity>, supervisor: i32) -> Result<(), ProxyError> {
+    process::set_name(c"bascule-proxy");
+    let channel = channel_on_stdin().ok_or(ProxyError::NotSupervised)?;
+    let supervisor = Pid::from_raw(supervisor).ok_or(ProxyError::NotSupervised)?;
+    process::confine(identity, supervisor).map_err(ProxyError::Confine)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProxyError::Runtime)?;
+    let (mut channel, start, descriptors) = runtime.block_on(begin(channel))?;
+    let started = prepare(start).and_then(|prepared| {
+        let names = runtime.block_on(Names::resolve(&prepared));
+        // Outside the runtime: the engine starts threads and waits for them, and ends them when it is dropped.
+        start_engine(prepared, descriptors, names)
+    });
+    let (engine, names, watchdog) = match started {
+        Ok(started) => started,
+        Err(error) => {
+            let event = FromProxy::Event(Event::StartFailed { reason: error.to_string() });
+            runtime.block_on(channel.send(&event, &[])).map_err(ProxyError::Send)?;
+            return Err(ProxyError::Start(error));
+        }
+    };
+    let control = Control { channel: &mut channel, engine: &engine, names, drain_at: None, draining: false };
+    runtime.block_on(control.run(watchdog))
+}
+
+/// Standard input, when it is one end of a socketpair.
+fn channel_on_stdin() -> Option<OwnedFd> {
+    let stdin = io::stdin();
+    let kind = rustix::net::sockopt::socket_type(&stdin).ok()?;
+    (kind == SocketType::SEQPACKET).then(|| stdin.as_fd().try_clone_to_owned().ok()).flatten()
+}
+
+/// Signals to the whole process group or control group are the supervisor's to answer.
+fn ignore_signals() -> io::Result<()> {
+    let kinds = [
+        SignalKind::terminate(),
+        SignalKind::interrupt(),
+        SignalKind::quit(),
+        SignalKind::hangup(),
+        SignalKind::user_defined1(),
+        SignalKind::user_defined2(),
+    ];
+    // The handler stays when the stream is dropped.
+    kinds.into_iter().try_for_each(|kind| signal(kind).map(drop))
+}
+
+/// Takes the first message.
+async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedFd>), ProxyError> {
+    ignore_signals().map_err(ProxyError::Runtime)?;
+    let mut channel = SupervisorChannel::new(channel, Limits::OF_SUPERVISOR).map_err(ProxyError::Runtime)?;
+    match channel.recv().await.map_err(ProxyError::Receive)? {
+        Some((ToProxy::Start(start), descriptors)) => Ok((channel, start, descriptors)),
+        Some((ToProxy::Drain { .. } | ToProxy::ReopenLogs { .. } | ToProxy::Stop, _)) | None => {
+            Err(ProxyError::NoStart)
+        }
+    }
+}
+
+/// What the supervisor said, understood.
+struct Prepared {
+    config: Config,
+    listeners: Vec<ListenerSockets>,
+    log_files: Vec<PathBuf>,
+    state: State,
+}
+
+/// What a proxy knows that its successor can use.
+#[derive(Debug, Default, Serialize, Deserialize)]
+struct State {
+    servers: serde_json::Value,
+    addresses: Addresses,
+}
+
+fn prepare(start: Start) -> Result<Prepared, StartError> {
+    let Start { node, config, listeners, log_files, state } = start;
+    let config = config::parse_effective(&config, &node).map_err(StartError::Config)?;
+    let log = &config.global.log;
+    crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
+    // A state that cannot be read costs the successor what it would have known, nothing else.
+    let state = state.and_then(|s| serde_json::from_str(s.get()).ok()).unwrap_or_default();
+    Ok(Prepared { config, listeners, log_files, state })
+}
+
+/// The names of servers, kept current.
+struct Names {
+    table: Table,
+    changed: Arc<Notify>,
+    /// Looks them up for as long as it lives.
+    _watcher: Option<Watcher>,
+}
+
+impl Names {
+    /// Starts with what the predecessor knew; waits a moment for names that it did not, so that the first requests find
+    /// servers. A name that does not resolve costs its servers until it does.
+    async fn resolve(prepared: &Prepared) -> Self {
+        let servers = prepared.config.pools.iter().flat_map(|pool| &pool.servers);
+        let names: Vec<Arc<str>> = servers
+            .filter_map(|server| match &server.address {
+                ServerAddress::Name { host, .. } => Some(Arc::clone(host)),
+                ServerAddress::Ip(_) => None,
+            })
+            .collect();
+        let known = &prepared.state.addresses;
+        let (table, changed) = (Table::new(known.clone()), Arc::new(Notify::new()));
+        if names.is_empty() {
+            return Self { table, changed, _watcher: None };
+        }
+        let all_known = names.iter().all(|name| known.contains_key(name));
+        let watcher = Watcher::start(Resolver::new(&prepared.config.dns), names, table.clone(), Arc::clone(&changed));
+        if !all_known && timeout(NAMES_AT_START, watcher.settled()).await.is_err() {
+            warn!("not all names of servers resolve yet; starting without them");
+        }
+        Self { table, changed, _watcher: Some(watcher) }
+    }
+}
+
+/// The engine, and the period of the watchdog that watches it.
+fn start_engine(
+    prepared: Prepared,
+    descriptors: Vec<OwnedFd>,
+    names: Names,
+) -> Result<(Engine, Names, Duration), StartError> {
+    let Prepared { config, listeners, log_files, state } = prepared;
+    let watchdog = config.global.proxy_watchdog;
+    let shards: usize = listeners.iter().map(|l| l.shards).sum();
+    if descriptors.len() != shards + log_files.len() {
+        return Err(StartError::Descriptors);
+    }
+    let mut descriptors = descriptors.into_iter();
+    let bound = listeners
+        .into_iter()
+        .map(|l| BoundListener {
+            name: l.name,
+            addr: l.addr,
+            shards: descriptors.by_ref().take(l.shards).map(TcpListener::from).collect(),
+        })
+        .collect();
+    let log_files = log_files.into_iter().zip(descriptors).collect();
+    let engine = Engine::start(config, bound, log_files, &names.table.load(), state.servers);
+    Ok((engine.map_err(StartError::Engine)?, names, watchdog))
+}
+
+/// What the control runtime does while the workers work.
+struct Control<'a> {
+    channel: &'a mut SupervisorChannel,
+    engine: &'a Engine,
+    names: Names,
+    /// When the accept queues are left.
+    drain_at: Option<Instant>,
+    draining: bool,
+}
+
+impl Control<'_> {
+    async fn run(mut self, watchdog: Duration) -> Result<(), ProxyError> {
+        self.channel.send(&FromProxy::Ready, &[]).await.map_err(ProxyError::Send)?;
+        let mut heartbeat = interval(heartbeat_interval(watchdog));
+        let mut state = interval(STATE_INTERVAL);
+        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        state.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            // Cancel-safe: timers, a channel that keeps what came in part, and a wait for a condition.
+            tokio::select! {
+                message = self.channel.recv() => match message.map_err(ProxyError::Receive)? {
+                    Some((ToProxy::Stop, _)) => return Ok(()),
+                    Some((message, descriptors)) => self.obey(message, descriptors),
+                    // Without a supervisor nobody watches, and a successor may bind: no goodbyes, workers are cut where
+                    // they are.
+                    None => std::process::exit(1),
+                },
+                _ = heartbeat.tick() => self.heartbeat(),
+                _ = state.tick() => self.report_state(),
+                () = self.names.changed.notified() => self.engine.set_addresses(&self.names.table.load()),
+                () = at(self.drain_at) => self.begin_drain(),
+                () = self.engine.drained(), if self.draining => {
+                    self.draining = false;
+                    self.channel.send(&FromProxy::Drained, &[]).await.map_err(ProxyError::Send)?;
+                }
+            }
+        }
+    }
+
+    fn obey(&mut self, message: ToProxy, descriptors: Vec<OwnedFd>) {
+        match message {
+            ToProxy::Drain { timeout_ms } => {
+                debug!(timeout_ms, "draining");
+                self.drain_at = Some(Instant::now() + HANDSHAKE_LINGER);
+            }
+            ToProxy::ReopenLogs { files } => self.engine.reopen_logs(files.into_iter().zip(descriptors).collect()),
+            ToProxy::Start(_) | ToProxy::Stop => warn!("unexpected message from the supervisor"),
+        }
+    }
+
+    fn begin_drain(&mut self) {
+        self.drain_at = None;
+        self.draining = true;
+        self.engine.drain();
+    }
+
+    fn heartbeat(&self) {
+        let progress = |w: WorkerProgress| Progress { tid: w.tid, ticks: w.ticks };
+        let workers = self.engine.progress().into_iter().map(progress).collect();
+        let connections = u64::try_from(self.engine.connections()).unwrap_or(u64::MAX);
+        self.offer(&FromProxy::Heartbeat { workers, connections });
+    }
+
+    fn report_state(&self) {
+        let addresses = Addresses::clone(&self.names.table.load());
+        match to_raw_value(&State { servers: self.engine.state(), addresses }) {
+            Ok(state) => self.offer(&FromProxy::State(state)),
+            Err(e) => warn!(error = %e, "state not handed on"),
+        }
+    }
+
+    /// Sends what may be lost: a supervisor that stands still reads the ones before it later, and its death is seen by
+    /// the end of the channel.
+    fn offer(&self, message: &FromProxy) {
+        if let Err(e) = self.channel.try_send(message) {
+            debug!(error = %e, "the supervisor does not read");
+        }
+    }
+}

@@ -1,0 +1,431 @@
+//! The supervisor: holds what must survive the proxy (the lock, every listening socket, the last state), keeps one proxy
+//! running, and answers to signals.
+//!
+//! ```text
+//!            spawn, Start            Ready, Heartbeat, State
+//! supervisor ─────────────▶  proxy  ─────────────────────────▶ supervisor ─┐
+//!     ▲                                                                    │ EOF, garbage, no heartbeat,
+//!     └────────────── kill, back-off ◀─────────────────────────────────────┘ a stuck worker
+//! ```
+//!
+//! It runs on the main thread alone, which therefore is the one that forks.
+
+use std::fmt;
+use std::io;
+use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
+use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::thread::available_parallelism;
+use std::time::Duration;
+
+use sd_notify::NotifyState;
+use serde_json::value::RawValue;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Instant, MissedTickBehavior, interval};
+use tracing::{debug, error, info, warn};
+
+use crate::app::at;
+use crate::app::backoff::Backoff;
+use crate::app::child::{Child, Lost, Program, descriptors};
+use crate::app::lock::{Lock, LockError};
+use crate::app::logs::{self, LogError};
+use crate::app::watchdog::heartbeat_interval;
+use crate::config::Loaded;
+use crate::config::model::{Config, Freebind};
+use crate::ipc::{Event, FromProxy, ListenerSockets, Start, ToProxy};
+use crate::net::clock;
+use crate::net::listen::{self, BindError, Options};
+use crate::proxy::BoundListener;
+use crate::sys::process;
+use crate::sys::user::{self, Identity};
+use crate::time::{Millis, to_millis};
+
+/// Why the supervisor could not begin, or ended before it was asked to.
+#[derive(Debug)]
+pub(super) enum RunError {
+    Telemetry(String),
+    Lock(LockError),
+    Bind(BindError),
+    Log(LogError),
+    /// The runtime, a signal handler, or our own binary.
+    System(io::Error),
+    /// The first proxy was lost before it served.
+    Proxy(Lost),
+    /// The first proxy refused its configuration.
+    Refused(String),
+    /// The proxy ended while it drained.
+    DrainCut(String),
+}
+
+impl fmt::Display for RunError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Telemetry(e) => write!(f, "cannot log: {e}"),
+            Self::Lock(e) => e.fmt(f),
+            Self::Bind(e) => e.fmt(f),
+            Self::Log(e) => e.fmt(f),
+            Self::System(e) => write!(f, "cannot start: {e}"),
+            Self::Proxy(lost) => write!(f, "the proxy could not start: {lost}"),
+            Self::Refused(reason) => write!(f, "the proxy could not start: {reason}"),
+            Self::DrainCut(how) => write!(f, "the proxy ended while it drained ({how})"),
+        }
+    }
+}
+
+/// What an event leads to: go on, or leave with a result.
+type Flow = ControlFlow<Result<(), RunError>>;
+
+struct Supervisor<'a> {
+    loaded: &'a Loaded,
+    listeners: Vec<BoundListener>,
+    program: Program,
+    identity: Option<Identity>,
+    proxy: Option<Child>,
+    backoff: Backoff,
+    /// When the next proxy is to be started, while there is none.
+    start_at: Option<Instant>,
+    /// Since when nobody accepts.
+    unserved_since: Option<Millis>,
+    /// What the last proxy wants its successor to know.
+    state: Option<Box<RawValue>>,
+    /// A proxy has been ready. Before that a failure is the operator's (or systemd's) to see; after it, one is tried
+    /// again for ever.
+    has_served: bool,
+    /// When connections under way are cut, after the first signal to stop.
+    stop_at: Option<Instant>,
+}
+
+/// Clients wait this long in the accept queues for the next proxy; then they are reset rather than left hanging.
+const UNSERVED_LIMIT: Duration = Duration::from_secs(5);
+/// For the proxy to write the rest of its logs once it is told to leave.
+const LEAVE_LIMIT: Duration = Duration::from_secs(1);
+/// Bound of one round of resets, so that signals are still answered under a flood.
+const RESETS_PER_ROUND: usize = 4096;
+/// Descriptors beside those of connections: listeners, logs, epoll, probes, pipes.
+const SPARE_DESCRIPTORS: u64 = 4096;
+
+/// Runs `loaded` until a signal ends it.
+pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
+    let global = &loaded.config.global;
+    crate::telemetry::init(&global.log.level, global.log.json).map_err(|e| RunError::Telemetry(e.to_string()))?;
+    let _lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
+    raise_limits(&loaded.config);
+    let listeners = bind(&loaded.config).map_err(RunError::Bind)?;
+    // A log that cannot be opened is better known before the first request than after.
+    logs::paths(&loaded.config).iter().try_for_each(|p| logs::open(p).map(drop)).map_err(RunError::Log)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
+    runtime.block_on(async {
+        let supervisor = Supervisor {
+            loaded,
+            listeners,
+            program: Program::open().map_err(RunError::System)?,
+            identity: identity(&global.user),
+            proxy: None,
+            backoff: Backoff::default(),
+            start_at: None,
+            unserved_since: None,
+            state: None,
+            has_served: false,
+            stop_at: None,
+        };
+        supervisor.serve(Signals::new().map_err(RunError::System)?).await
+    })
+}
+
+fn raise_limits(config: &Config) {
+    // A connection is two descriptors: the client's and the server's.
+    let wanted = u64::from(config.global.max_connections) * 2 + SPARE_DESCRIPTORS;
+    let limit = process::raise_descriptor_limit(wanted);
+    if limit < wanted {
+        warn!(limit, wanted, "the limit of open files is too low for max_connections (systemd: LimitNOFILE)");
+    }
+}
+
+fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
+    let cores = || available_parallelism().unwrap_or(NonZeroUsize::MIN);
+    let workers = config.global.workers.and_then(|n| NonZeroUsize::try_from(n).ok()).unwrap_or_else(cores);
+    let mut bound = Vec::new();
+    for listener in &config.listeners {
+        let options = Options {
+            backlog: listener.backlog,
+            keepalive: listener.tcp_keepalive,
+            freebind: match listener.freebind {
+                Freebind::Always => true,
+                // No address is a virtual router's here.
+                Freebind::Auto | Freebind::Never => false,
+            },
+            shards: workers,
+        };
+        for &addr in &listener.bind {
+            let shards = listen::bind(&listener.name, addr, &options)?;
+            info!(listener = %listener.name, %addr, "listening");
+            bound.push(BoundListener { name: listener.name.clone(), addr, shards });
+        }
+    }
+    Ok(bound)
+}
+
+/// Whom the proxy becomes; `None` when it stays who we are.
+fn identity(name: &str) -> Option<Identity> {
+    if !process::can_change_user() {
+        if rustix::process::geteuid().is_root() {
+            warn!("without CAP_SETUID and CAP_SETGID the proxy stays root, though without capabilities");
+        }
+        return None;
+    }
+    Some(user::lookup(name).unwrap_or_else(|| {
+        warn!(user = name, "no such user, the proxy runs as nobody");
+        user::nobody()
+    }))
+}
+
+/// The signals that mean something.
+struct Signals {
+    stop: [Signal; 3],
+    reopen: Signal,
+    other: [Signal; 2],
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Request {
+    Stop,
+    ReopenLogs,
+    Apply,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        Ok(Self {
+            stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
+            reopen: signal(SignalKind::user_defined1())?,
+            other: [signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?],
+        })
+    }
+
+    /// Cancel-safe, as every arm is.
+    async fn next(&mut self) -> Request {
+        let Self { stop: [term, int, quit], reopen, other: [hup, usr2] } = self;
+        tokio::select! {
+            _ = term.recv() => Request::Stop,
+            _ = int.recv() => Request::Stop,
+            _ = quit.recv() => Request::Stop,
+            _ = reopen.recv() => Request::ReopenLogs,
+            _ = hup.recv() => Request::Apply,
+            _ = usr2.recv() => Request::Apply,
+        }
+    }
+}
+
+impl Supervisor<'_> {
+    async fn serve(mut self, mut signals: Signals) -> Result<(), RunError> {
+        let mut watch = interval(heartbeat_interval(self.watchdog()));
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.unserved_since = Some(clock::now());
+        self.start().await.map_err(RunError::Proxy)?;
+        loop {
+            // In this order, so that a heartbeat that waits is read before it is missed. All arms are cancel-safe.
+            let flow = tokio::select! {
+                biased;
+                request = signals.next() => self.on_signal(request).await,
+                message = next_message(&mut self.proxy) => self.on_message(message).await,
+                () = at(self.stop_at) => self.on_stop_limit(),
+                () = at(self.start_at) => self.on_start_due().await,
+                _ = watch.tick() => self.on_watch().await,
+            };
+            if let ControlFlow::Break(result) = flow {
+                if let Some(proxy) = self.proxy.take() {
+                    proxy.stop(LEAVE_LIMIT).await;
+                }
+                return result;
+            }
+        }
+    }
+
+    fn watchdog(&self) -> Duration {
+        self.loaded.config.global.proxy_watchdog
+    }
+
+    /// Starts a proxy and hands it everything.
+    async fn start(&mut self) -> Result<(), Lost> {
+        self.start_at = None;
+        let child = Child::spawn(&self.program, self.identity, self.watchdog()).map_err(Lost::Unborn)?;
+        debug!(pid = child.pid(), "proxy started");
+        let (log_files, log_fds) = self.open_logs();
+        let start = ToProxy::Start(Start {
+            node: self.loaded.config.node.to_string(),
+            config: self.loaded.effective.clone(),
+            listeners: self.listeners.iter().map(sockets).collect(),
+            log_files,
+            state: self.state.clone(),
+        });
+        let mut fds = descriptors(self.listeners.iter().flat_map(|l| &l.shards));
+        fds.extend(log_fds.iter().map(AsFd::as_fd));
+        let sent = child.send(&start, &fds).await;
+        self.proxy = Some(child);
+        sent
+    }
+
+    /// Opens all log files; those that cannot be opened are logged and left out, so that traffic goes on.
+    fn open_logs(&self) -> (Vec<PathBuf>, Vec<std::os::fd::OwnedFd>) {
+        let open = |path: PathBuf| match logs::open(&path) {
+            Ok(fd) => Some((path, fd)),
+            Err(e) => {
+                error!(error = %e, "access log not opened");
+                None
+            }
+        };
+        logs::paths(&self.loaded.config).into_iter().filter_map(open).unzip()
+    }
+
+    async fn on_signal(&mut self, request: Request) -> Flow {
+        match request {
+            Request::Stop if self.stop_at.is_some() => {
+                warn!("second signal to stop: leaving at once");
+                ControlFlow::Break(Ok(()))
+            }
+            Request::Stop => self.drain().await,
+            Request::ReopenLogs => {
+                info!("reopening logs");
+                let (files, fds) = self.open_logs();
+                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
+                self.tell(ToProxy::ReopenLogs { files }, &fds).await
+            }
+            Request::Apply => {
+                warn!("configuration and program are read at start only: signal ignored");
+                ControlFlow::Continue(())
+            }
+        }
+    }
+
+    /// Stops accepting, and lets the proxy finish what is under way.
+    async fn drain(&mut self) -> Flow {
+        // Nobody to tell about a failure but systemd itself.
+        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        let limit = self.loaded.config.global.shutdown_timeout;
+        if !self.proxy.as_ref().is_some_and(|p| p.ready) {
+            info!("stopping");
+            return ControlFlow::Break(Ok(()));
+        }
+        info!(?limit, "stopping: connections under way are finished");
+        self.stop_at = Some(Instant::now() + limit);
+        for shard in self.listeners.iter().flat_map(|l| &l.shards) {
+            if let Err(e) = listen::refuse_new(shard) {
+                warn!(error = %e, "connections made from now on may be reset");
+            }
+        }
+        let told = self.tell(ToProxy::Drain { timeout_ms: to_millis(limit) }, &[]).await;
+        // The proxy's own descriptors hold the sockets open until it has accepted what is queued.
+        self.listeners.clear();
+        told
+    }
+
+    /// Sends a message to the proxy, if there is one.
+    async fn tell(&mut self, message: ToProxy, fds: &[std::os::fd::BorrowedFd<'_>]) -> Flow {
+        match &self.proxy {
+            Some(proxy) => match proxy.send(&message, fds).await {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(lost) => self.on_lost(lost).await,
+            },
+            None => ControlFlow::Continue(()),
+        }
+    }
+
+    async fn on_message(&mut self, message: Result<FromProxy, Lost>) -> Flow {
+        match message {
+            Ok(FromProxy::Ready) => self.on_ready(),
+            Ok(FromProxy::Heartbeat { .. }) => {}
+            Ok(FromProxy::State(state)) => self.state = Some(state),
+            Ok(FromProxy::Event(Event::StartFailed { reason })) => {
+                if !self.has_served {
+                    return ControlFlow::Break(Err(RunError::Refused(reason)));
+                }
+                error!(reason, "the proxy could not start");
+            }
+            Ok(FromProxy::Drained) if self.stop_at.is_some() => {
+                info!("all connections are finished");
+                return ControlFlow::Break(Ok(()));
+            }
+            Ok(FromProxy::Drained) => warn!("the proxy says it has drained, unasked"),
+            Err(lost) => return self.on_lost(lost).await,
+        }
+        ControlFlow::Continue(())
+    }
+
+    fn on_ready(&mut self) {
+        let Some(proxy) = &mut self.proxy else { return };
+        proxy.ready = true;
+        info!(pid = proxy.pid(), "proxy ready");
+        self.backoff.ready(clock::now());
+        self.unserved_since = None;
+        if !std::mem::replace(&mut self.has_served, true) {
+            let _ = sd_notify::notify(&[NotifyState::Ready]);
+        }
+    }
+
+    /// Ends what is left of the proxy, and replaces it unless we are leaving.
+    async fn on_lost(&mut self, lost: Lost) -> Flow {
+        let now = clock::now();
+        self.unserved_since.get_or_insert(now);
+        let mut how = String::new();
+        if let Some(proxy) = self.proxy.take() {
+            let pid = proxy.pid();
+            if let Lost::Hung(verdict) = lost {
+                let location = proxy.location(verdict);
+                error!(pid, location, connections = proxy.connections, "proxy hung");
+            }
+            how = proxy.kill().await;
+            error!(pid, reason = %lost, status = how, "proxy lost");
+        } else {
+            error!(reason = %lost, "proxy not started");
+        }
+        if self.stop_at.is_some() {
+            return ControlFlow::Break(Err(RunError::DrainCut(how)));
+        }
+        if !self.has_served {
+            return ControlFlow::Break(Err(RunError::Proxy(lost)));
+        }
+        let delay = self.backoff.died(now);
+        self.start_at = Some(Instant::now() + delay);
+        ControlFlow::Continue(())
+    }
+
+    async fn on_start_due(&mut self) -> Flow {
+        match self.start().await {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(lost) => self.on_lost(lost).await,
+        }
+    }
+
+    fn on_stop_limit(&mut self) -> Flow {
+        let connections = self.proxy.as_ref().map_or(0, |p| p.connections);
+        warn!(connections, "shutdown_timeout is over: connections are cut");
+        ControlFlow::Break(Ok(()))
+    }
+
+    async fn on_watch(&mut self) -> Flow {
+        let unserved = self.unserved_since.map(|since| clock::now().since(since));
+        if unserved.is_some_and(|ms| ms >= to_millis(UNSERVED_LIMIT)) {
+            let shards = self.listeners.iter().flat_map(|l| &l.shards);
+            let connections: usize = shards.map(|s| listen::reset_queued(s, RESETS_PER_ROUND)).sum();
+            if connections > 0 {
+                warn!(connections, "no proxy to serve them: waiting connections reset");
+            }
+        }
+        match self.proxy.as_mut().map_or(Ok(()), Child::check) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(lost) => self.on_lost(lost).await,
+        }
+    }
+}
+
+async fn next_message(proxy: &mut Option<Child>) -> Result<FromProxy, Lost> {
+    match proxy {
+        Some(proxy) => proxy.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn sockets(listener: &BoundListener) -> ListenerSockets {
+    ListenerSockets { name: listener.name.clone(), addr: listener.addr, shards: listener.shards.len() }
+}

@@ -1,0 +1,351 @@
+//! Messages between supervisor and proxy, over a SOCK_SEQPACKET socketpair.
+//!
+//! A message is JSON plus descriptors. It travels in one packet, or in several when it carries many descriptors:
+//!
+//! ```text
+//! +---------+-------+----------------------+
+//! | VERSION | flags | payload (JSON)       |   + at most 253 descriptors (SCM_RIGHTS)
+//! +---------+-------+----------------------+
+//!             MORE    payload empty; descriptors of a message that goes on in the next packet
+//!             MEMFD   payload empty; the last descriptor is a sealed memfd that holds it
+//! ```
+//!
+//! The proxy is not trusted: what it may say is the closed list [`FromProxy`], sizes and numbers of descriptors are
+//! bounded by [`Limits`], and anything else is a [`RecvError`] after which the channel is of no more use.
+
+use std::io::{self, IoSlice, IoSliceMut};
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use rustix::cmsg_space;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType,
+};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use tokio::io::Interest;
+use tokio::net::UnixStream;
+
+use crate::sys::memfd::{self, MemfdError};
+
+/// First byte of every packet; grows when the meaning of messages changes.
+pub const VERSION: u8 = 1;
+
+/// What the supervisor says.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum ToProxy {
+    /// The first message. Descriptors: the sockets of all listeners in order, then the log files.
+    Start(Start),
+    /// Stop accepting once the accept queues are empty, finish what is under way, then say [`FromProxy::Drained`].
+    Drain {
+        /// After this long the supervisor ends the process.
+        timeout_ms: u64,
+    },
+    /// Write to these files from now on. Descriptors: one for each.
+    ReopenLogs {
+        /// Paths as in the configuration.
+        files: Vec<PathBuf>,
+    },
+    /// Write what is left of the logs and leave.
+    Stop,
+}
+
+/// All that a proxy needs to begin.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct Start {
+    /// Name of this box.
+    pub node: String,
+    /// The whole configuration as one TOML text.
+    pub config: String,
+    /// One for each bind address.
+    pub listeners: Vec<ListenerSockets>,
+    /// Access logs that the supervisor opened.
+    pub log_files: Vec<PathBuf>,
+    /// Last state of the proxy before this one.
+    pub state: Option<Box<RawValue>>,
+}
+
+/// The sockets of one bind address.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerSockets {
+    /// Name of the listener.
+    pub name: Arc<str>,
+    /// The address.
+    pub addr: SocketAddr,
+    /// Number of descriptors.
+    pub shards: usize,
+}
+
+/// What the proxy says: a closed list, none of which makes the supervisor do more than watch, keep and log.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum FromProxy {
+    /// Every worker accepts.
+    Ready,
+    /// The control runtime is alive, and so far the workers are.
+    Heartbeat {
+        /// One for each worker.
+        workers: Vec<Progress>,
+        /// Client connections open.
+        connections: u64,
+    },
+    /// What a successor should know; opaque to the supervisor.
+    State(Box<RawValue>),
+    /// Something worth a line in the supervisor's log.
+    Event(Event),
+    /// No connection is left after [`ToProxy::Drain`].
+    Drained,
+}
+
+/// How far a worker thread has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Progress {
+    /// Its thread id.
+    pub tid: i32,
+    /// Grows while its event loop turns.
+    pub ticks: u64,
+}
+
+/// Something the proxy reports.
+#[derive(Debug, Serialize, Deserialize)]
+pub enum Event {
+    /// It could not start with what it was given, and ends.
+    StartFailed {
+        /// Why.
+        reason: String,
+    },
+}
+
+/// Bounds on what is received.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Bytes of one message.
+    pub payload: usize,
+    /// Descriptors of one message.
+    pub descriptors: usize,
+}
+
+impl Limits {
+    /// What the proxy accepts: 10,000 routes are about 2 MiB of text.
+    pub const OF_SUPERVISOR: Self = Self { payload: 256 << 20, descriptors: 1 << 20 };
+    /// What the supervisor accepts; the one descriptor is a payload's.
+    pub const OF_PROXY: Self = Self { payload: 16 << 20, descriptors: 0 };
+}
+
+/// Why nothing more can be received.
+#[derive(Debug)]
+pub enum RecvError {
+    /// The socket failed.
+    Io(io::Error),
+    /// The other side speaks another version.
+    Version(u8),
+    /// A packet that is too short, cut off, or has unknown flags.
+    Malformed,
+    /// More descriptors than allowed.
+    TooManyDescriptors,
+    /// The payload's memfd is missing or refused.
+    Payload(MemfdError),
+    /// The payload is none of the known messages.
+    Json(serde_json::Error),
+}
+
+impl std::fmt::Display for RecvError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(e) => write!(f, "cannot receive: {e}"),
+            Self::Version(v) => write!(f, "message of protocol version {v}, expected {VERSION}"),
+            Self::Malformed => f.write_str("malformed packet"),
+            Self::TooManyDescriptors => f.write_str("too many descriptors"),
+            Self::Payload(e) => e.fmt(f),
+            Self::Json(e) => write!(f, "unknown message: {e}"),
+        }
+    }
+}
+
+impl std::error::Error for RecvError {}
+
+/// One end of the socketpair: receives `In`, sends `Out`.
+pub struct Channel<In, Out> {
+    /// A watched descriptor, nothing more: tokio has no type for SOCK_SEQPACKET, and its `AsyncFd` is not safe to make.
+    socket: UnixStream,
+    limits: Limits,
+    buffer: Box<[u8]>,
+    /// Descriptors of a message whose last packet has not come yet.
+    partial: Vec<OwnedFd>,
+    messages: PhantomData<fn(Out) -> In>,
+}
+
+/// The supervisor's end.
+pub type ProxyChannel = Channel<FromProxy, ToProxy>;
+/// The proxy's end.
+pub type SupervisorChannel = Channel<ToProxy, FromProxy>;
+
+const MORE: u8 = 1;
+const MEMFD: u8 = 2;
+const HEADER: usize = 2;
+/// Longer payloads go into a memfd: a packet must fit the socket's send buffer several times over.
+const INLINE: usize = 16 << 10;
+/// SCM_MAX_FD of the kernel.
+const DESCRIPTORS_PER_PACKET: usize = 253;
+
+/// Two connected ends, both closed on exec.
+///
+/// # Errors
+/// No free descriptor.
+pub fn socketpair() -> io::Result<(OwnedFd, OwnedFd)> {
+    Ok(rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?)
+}
+
+impl<In: DeserializeOwned, Out: Serialize> Channel<In, Out> {
+    /// Takes over one end; `limits` bound what comes from the other.
+    ///
+    /// # Errors
+    /// The runtime cannot watch the descriptor.
+    pub fn new(fd: OwnedFd, limits: Limits) -> io::Result<Self> {
+        rustix::io::ioctl_fionbio(&fd, true)?;
+        let socket = UnixStream::from_std(fd.into())?;
+        let buffer = vec![0; HEADER + INLINE + 1].into_boxed_slice();
+        Ok(Self { socket, limits, buffer, partial: Vec::new(), messages: PhantomData })
+    }
+
+    /// Sends `message` without waiting.
+    ///
+    /// # Errors
+    /// `WouldBlock` when the other side does not read; nothing was sent then.
+    pub fn try_send(&self, message: &Out) -> io::Result<()> {
+        let last = LastPacket::of(message, &[])?;
+        send_packet(&self.socket, last.flags, &last.payload, &last.descriptors())
+    }
+
+    /// Sends `message` with `descriptors`, waiting for room. When dropped before it is done, the channel is of no more
+    /// use: half a message may have been sent.
+    ///
+    /// # Errors
+    /// The other side is gone, or there is no memory.
+    pub async fn send(&self, message: &Out, descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+        let mut rest = descriptors;
+        // One less than a packet takes: the last packet may need room for a memfd.
+        while rest.len() >= DESCRIPTORS_PER_PACKET {
+            let (now, later) = rest.split_at(DESCRIPTORS_PER_PACKET - 1);
+            self.socket.async_io(Interest::WRITABLE, || send_packet(&self.socket, MORE, &[], now)).await?;
+            rest = later;
+        }
+        let last = LastPacket::of(message, rest)?;
+        let descriptors = last.descriptors();
+        self.socket
+            .async_io(Interest::WRITABLE, || send_packet(&self.socket, last.flags, &last.payload, &descriptors))
+            .await
+    }
+
+    /// The next message and its descriptors; `None` when the other side is gone. Cancel-safe: a message that came in
+    /// part is kept.
+    ///
+    /// # Errors
+    /// See [`RecvError`]; the channel is of no more use then.
+    pub async fn recv(&mut self) -> Result<Option<(In, Vec<OwnedFd>)>, RecvError> {
+        loop {
+            let Self { socket, buffer, partial, .. } = self;
+            let received = socket.async_io(Interest::READABLE, || recv_packet(&*socket, buffer, partial)).await;
+            let packet = match received {
+                Ok(Some(packet)) => packet,
+                Ok(None) => return Ok(None),
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                Err(e) => return Err(RecvError::Io(e)),
+            };
+            if let Some(message) = self.accept(&packet)? {
+                return Ok(Some(message));
+            }
+        }
+    }
+
+    /// Checks a packet that was just received; a message when it was the last one of it.
+    fn accept(&mut self, packet: &Packet) -> Result<Option<(In, Vec<OwnedFd>)>, RecvError> {
+        let [version, flags, payload @ ..] = &self.buffer[..packet.len] else { return Err(RecvError::Malformed) };
+        if *version != VERSION {
+            return Err(RecvError::Version(*version));
+        }
+        if packet.cut || payload.len() > INLINE || *flags & !(MORE | MEMFD) != 0 {
+            return Err(RecvError::Malformed);
+        }
+        let in_memfd = *flags & MEMFD != 0;
+        if self.partial.len() > self.limits.descriptors + usize::from(in_memfd) {
+            return Err(RecvError::TooManyDescriptors);
+        }
+        if *flags & MORE != 0 {
+            return if in_memfd || !payload.is_empty() { Err(RecvError::Malformed) } else { Ok(None) };
+        }
+        let message = if in_memfd {
+            let fd = self.partial.pop().ok_or(RecvError::Malformed)?;
+            let payload = memfd::read_sealed(fd, self.limits.payload).map_err(RecvError::Payload)?;
+            serde_json::from_slice(&payload)
+        } else {
+            serde_json::from_slice(payload)
+        };
+        Ok(Some((message.map_err(RecvError::Json)?, std::mem::take(&mut self.partial))))
+    }
+}
+
+/// The packet that ends a message.
+struct LastPacket<'a> {
+    flags: u8,
+    payload: Vec<u8>,
+    memfd: Option<OwnedFd>,
+    rest: &'a [BorrowedFd<'a>],
+}
+
+impl<'a> LastPacket<'a> {
+    fn of(message: &impl Serialize, rest: &'a [BorrowedFd<'a>]) -> io::Result<Self> {
+        let payload = serde_json::to_vec(message)?;
+        if payload.len() <= INLINE {
+            return Ok(Self { flags: 0, payload, memfd: None, rest });
+        }
+        let memfd = Some(memfd::sealed(&payload)?);
+        Ok(Self { flags: MEMFD, payload: Vec::new(), memfd, rest })
+    }
+
+    fn descriptors(&self) -> Vec<BorrowedFd<'_>> {
+        self.rest.iter().copied().chain(self.memfd.as_ref().map(AsFd::as_fd)).collect()
+    }
+}
+
+/// What [`recv_packet`] put into its buffer.
+struct Packet {
+    len: usize,
+    /// Data or descriptors were lost because they did not fit.
+    cut: bool,
+}
+
+fn send_packet(fd: impl AsFd, flags: u8, payload: &[u8], descriptors: &[BorrowedFd<'_>]) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_PER_PACKET))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !descriptors.is_empty() && !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    let header = [VERSION, flags];
+    let parts = [IoSlice::new(&header), IoSlice::new(payload)];
+    rustix::net::sendmsg(fd, &parts, &mut control, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// Receives one packet, descriptors appended to `descriptors`; `None` at the end.
+fn recv_packet(fd: impl AsFd, buffer: &mut [u8], descriptors: &mut Vec<OwnedFd>) -> io::Result<Option<Packet>> {
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS_PER_PACKET))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let received = rustix::net::recvmsg(fd, &mut parts, &mut control, RecvFlags::CMSG_CLOEXEC)?;
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(fds) = message {
+            descriptors.extend(fds);
+        }
+    }
+    let cut = received.flags.intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC);
+    Ok((received.bytes > 0).then_some(Packet { len: received.bytes, cut }))
+}
+
+#[cfg(test)]
+mod tests;
