@@ -1,4 +1,44 @@
 //! Bascule: a load balancer for HTTP/1.1 and TCP in one binary.
+//!
+//! # Code map
+//!
+//! ```text
+//! 5  app         command line; supervisor and proxy processes; the demo
+//! 4  proxy       the data path: Engine, workers, accepting, http, tcp, pumps
+//! 3  snapshot    the immutable view that requests run on        pool   servers, leases, failures, queues
+//!    dns         names of servers
+//! 2  config      file -> raw -> model                           net    sockets, buffers, pipes, timers, clock
+//!    telemetry   access log, reasons, our own log               ipc    messages between the processes
+//! 1  http1       heads and framing                              balance   algorithms
+//!    route       host and path to route                         template  strings with variables
+//!    time        points in time                                 sys       the only unsafe code
+//! ```
+//!
+//! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
+//! logs, spawns, sleeps or reads a clock.
+//!
+//! # How a request travels
+//!
+//! A worker's accept loop ([`proxy`]) makes a task of each client connection. The task waits for a whole request head,
+//! holding nothing meanwhile; takes the current [`snapshot::Snapshot`]; finds the route ([`route`]); picks a server
+//! ([`pool`], [`balance`]) and a connection to it; writes the head anew and moves the bodies ([`http1`] decides where they
+//! end). What went wrong is a [`telemetry::reason::Reason`], for the client a status, for the operator a line.
+//!
+//! # Invariants
+//!
+//! - Nothing on the request path takes a lock, allocates per header field, or wakes another thread. Workers share atomics only.
+//! - Live state of a server (in flight, failures) outlives every snapshot; it is keyed by pool, name and address.
+//! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
+//! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
+//! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability.
+//! - What comes from the network or a file is parsed by code that cannot panic; a panic elsewhere ends one connection.
+//!
+//! # Decisions
+//!
+//! - HTTP/1 is our own relay and codec, not hyper: two reads and two writes an exchange, and the same bytes on both sides. The
+//!   tokeniser is ours too, since every refusal needs a name and a status; tests and fuzzing hold it against `httparse`.
+//! - One single-threaded runtime per core; least-conn and failures are global through atomics, smooth weights per worker.
+//! - Sockets enter epoll only when they have to wait, and deadlines live in a wheel that is not touched by progress.
 
 pub mod app;
 pub mod balance;

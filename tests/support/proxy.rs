@@ -1,0 +1,98 @@
+//! The data path inside the test process: a configuration, an engine, ports of its own, and its access log.
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use bascule::config::{self, LoadOptions};
+use bascule::net::listen::{Options, bind};
+use bascule::proxy::{BoundListener, Engine};
+
+use super::TempDir;
+use super::wire::{PATIENCE, Peer};
+
+/// What a configuration without `[access_log]` gets: how a test sees what became of a request.
+const LOG: &str =
+    "[access_log]\npath = \"/log\"\nformat = '$request_method $request_uri $status reason=$reason tries=$tries'\n";
+
+/// A running engine.
+#[derive(Debug)]
+pub(crate) struct Proxy {
+    engine: Engine,
+    bound: Vec<(Arc<str>, SocketAddr)>,
+    log: BufReader<UnixStream>,
+}
+
+impl Proxy {
+    /// Runs `config`, in which the addresses of listeners count for nothing: each gets a free port of loopback. Without
+    /// `[global]` there is one worker; without `[access_log]` there is that of [`LOG`].
+    pub(crate) fn start(config: &str) -> Self {
+        let mut text = config.to_owned();
+        if !config.contains("[global]") {
+            text.push_str("[global]\nworkers = 1\n");
+        }
+        if !config.contains("[access_log]") {
+            text.push_str(LOG);
+        }
+        let dir = TempDir::new();
+        let file = dir.path().join("bascule.toml");
+        fs::write(&file, text).unwrap();
+        let config = config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config;
+        let workers = config.global.workers.map_or(1, |n| n.get() as usize);
+        let options =
+            Options { backlog: 128, keepalive: None, freebind: false, shards: NonZeroUsize::new(workers).unwrap() };
+        let listeners: Vec<_> = config
+            .listeners
+            .iter()
+            .map(|l| {
+                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let shards = bind(&l.name, any, &options).unwrap();
+                BoundListener { name: Arc::clone(&l.name), addr: shards[0].local_addr().unwrap(), shards }
+            })
+            .collect();
+        let bound = listeners.iter().map(|l| (Arc::clone(&l.name), l.addr)).collect();
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        ours.set_read_timeout(Some(PATIENCE)).unwrap();
+        let files = vec![(PathBuf::from("/log"), theirs.into())];
+        let engine = Engine::start(config, listeners, files, &Default::default(), serde_json::Value::Null).unwrap();
+        Self { engine, bound, log: BufReader::new(ours) }
+    }
+
+    pub(crate) fn engine(&self) -> &Engine {
+        &self.engine
+    }
+
+    /// The address of its first listener, by name.
+    pub(crate) fn addr(&self) -> SocketAddr {
+        self.bound[0].1
+    }
+
+    pub(crate) fn addr_of(&self, listener: &str) -> SocketAddr {
+        self.bound.iter().find(|(name, _)| &**name == listener).expect("a listener of this name").1
+    }
+
+    pub(crate) fn connect(&self) -> Peer {
+        Peer::connect(self.addr())
+    }
+
+    /// The next line of the access log.
+    pub(crate) fn log_line(&mut self) -> String {
+        let mut line = String::new();
+        self.log.read_line(&mut line).expect("a line of the access log");
+        line.trim_end().to_owned()
+    }
+
+    /// Skips lines of the access log until one contains `text`.
+    pub(crate) fn wait_for_log(&mut self, text: &str) -> String {
+        loop {
+            let line = self.log_line();
+            if line.contains(text) {
+                return line;
+            }
+        }
+    }
+}
