@@ -168,6 +168,7 @@ fn prepare(start: Start) -> Result<Prepared, StartError> {
     let config = config::parse_effective(&config, &node).map_err(StartError::Config)?;
     let log = &config.global.log;
     crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
+    crate::telemetry::log_panics();
     // A state that cannot be read costs the successor what it would have known, nothing else.
     let state = state.and_then(|s| serde_json::from_str(s.get()).ok()).unwrap_or_default();
     Ok(Prepared { config, listeners, log_files, state })

@@ -5,6 +5,7 @@ pub mod clock;
 pub mod reason;
 
 use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use tracing::Subscriber;
 use tracing::level_filters::LevelFilter;
@@ -104,6 +105,20 @@ fn parse_level(level: &str) -> Result<EnvFilter, TelemetryError> {
         Some(part) => Err(TelemetryError::Level(part.into())),
         None => EnvFilter::try_new(level).map_err(|_| TelemetryError::Level(level.into())),
     }
+}
+
+/// From now on panics are logged with their place and counted, instead of printed. Each is a bug that has ended one
+/// connection, not the process.
+pub fn log_panics() {
+    static TOTAL: AtomicU64 = AtomicU64::new(0);
+    std::panic::set_hook(Box::new(|info| {
+        let total = TOTAL.fetch_add(1, Ordering::Relaxed) + 1;
+        let payload = info.payload();
+        let text = payload.downcast_ref::<&str>().copied();
+        let message = text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or_default();
+        let place = info.location().map(ToString::to_string).unwrap_or_default();
+        tracing::error!(place, panic = message, total, "panic: a bug has ended one connection; please report it");
+    }));
 }
 
 #[cfg(test)]

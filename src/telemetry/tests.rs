@@ -34,6 +34,21 @@ fn logged(level: &str, json: bool, work: impl FnOnce(&LevelHandle)) -> String {
 }
 
 #[test]
+fn a_panic_is_a_line_with_its_place() {
+    let text = logged("info", true, |_| {
+        log_panics();
+        let _ = std::panic::catch_unwind(|| panic!("of {}", "a test"));
+        drop(std::panic::take_hook());
+    });
+    let line: serde_json::Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    assert_eq!(line["message"], "panic: a bug has ended one connection; please report it");
+    assert_eq!(
+        (&line["panic"], line["place"].as_str().unwrap().contains("telemetry/tests.rs")),
+        (&"of a test".into(), true)
+    );
+}
+
+#[test]
 fn only_the_level_asked_for_is_written() {
     let text = logged("info", false, |_| {
         tracing::info!(pool = "api", "server is up");
