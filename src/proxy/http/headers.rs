@@ -20,7 +20,7 @@ pub(crate) struct RequestParts<'a> {
     pub(crate) trusted: bool,
     /// The peer's address, as text.
     pub(crate) peer: &'a str,
-    /// Address and port the client connected to, as text; for `Forwarded: by`.
+    /// What the client speaks: `http`.
     pub(crate) scheme: &'a str,
     /// The request's id.
     pub(crate) request_id: &'a [u8],
