@@ -67,9 +67,9 @@ impl Session {
         }
     }
 
-    /// It waited this many microseconds in the pool's queue.
-    pub(crate) fn queued(&mut self, micros: u64) {
-        self.queued = Some(micros);
+    /// Microseconds in the pool's queue.
+    pub(crate) fn queued(&mut self) -> &mut Option<u64> {
+        &mut self.queued
     }
 
     /// The last server tried answered.

@@ -10,7 +10,7 @@ use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, PickError, PickInput, Pool, Tried};
+use crate::pool::{Lease, PickInput, Pool, Tried};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -79,7 +79,7 @@ async fn reach(
                 break;
             }
         }
-        let lease = match pick(worker, pool, local, &input, &mut tried, session).await {
+        let lease = match worker.pick(pool, local, &input, &mut tried, session.queued()).await {
             Ok(lease) => lease,
             Err(reason) => return Err(last.unwrap_or(reason)),
         };
@@ -112,28 +112,4 @@ async fn reach(
 /// Whether a failed connect counts against the server: not when this box has run out of something.
 fn counts(e: &ConnectError, on: &RetryOn) -> bool {
     on.connect && !matches!(e, ConnectError::Local(_))
-}
-
-async fn pick(
-    worker: &Worker,
-    pool: &Pool,
-    local: &PoolLocal,
-    input: &PickInput<'_>,
-    tried: &mut Tried,
-    session: &mut Session,
-) -> Result<Lease, Reason> {
-    let picked = pool.pick(&mut local.pick.borrow_mut(), input, tried, worker.now());
-    match picked {
-        Err(PickError::AllBusy) if pool.config.queue > 0 => {
-            let since = clock::now_micros();
-            let waited = pool.pick_or_wait(&local.pick, input, tried, || worker.now()).await;
-            session.queued(clock::now_micros() - since);
-            waited.map_err(|e| match e {
-                PickError::QueueFull => Reason::QueueFull,
-                PickError::QueueTimeout => Reason::QueueTimeout,
-                PickError::AllBusy | PickError::NoServer => Reason::NoServer,
-            })
-        }
-        other => other.map_err(|_| Reason::NoServer),
-    }
 }

@@ -15,12 +15,13 @@ use crate::net::buffer::BufferPool;
 use crate::net::clock;
 use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
-use crate::pool::PickState;
+use crate::pool::{Lease, PickError, PickInput, PickState, Pool, Tried};
 use crate::proxy::http::scratch::ScratchPool;
 use crate::proxy::idle::IdleList;
 use crate::proxy::pump::Means;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::LogBuffer;
+use crate::telemetry::reason::Reason;
 use crate::time::Millis;
 
 /// Longest time an access log line waits for others, milliseconds.
@@ -131,6 +132,33 @@ impl Worker {
             *view = Rc::new(next);
         }
         Rc::clone(&view)
+    }
+
+    /// Picks a server; waits in the pool's queue, if it has one, while all are busy. `queued` gets the microseconds spent
+    /// there.
+    pub(crate) async fn pick(
+        &self,
+        pool: &Pool,
+        local: &PoolLocal,
+        input: &PickInput<'_>,
+        tried: &mut Tried,
+        queued: &mut Option<u64>,
+    ) -> Result<Lease, Reason> {
+        let picked = pool.pick(&mut local.pick.borrow_mut(), input, tried, self.now());
+        let picked = match picked {
+            Err(PickError::AllBusy) if pool.config.queue > 0 => {
+                let since = clock::now_micros();
+                let waited = pool.pick_or_wait(&local.pick, input, tried, || self.now()).await;
+                *queued = Some(clock::now_micros() - since);
+                waited
+            }
+            picked => picked,
+        };
+        picked.map_err(|e| match e {
+            PickError::QueueFull => Reason::QueueFull,
+            PickError::QueueTimeout => Reason::QueueTimeout,
+            PickError::AllBusy | PickError::NoServer => Reason::NoServer,
+        })
     }
 
     /// Closes idle connections to servers that are too old or that the server closed.

@@ -9,7 +9,7 @@ use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, Route};
 use crate::http1::{Body, Chunked, TargetForm, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
-use crate::pool::{Lease, PickError, PickInput, Pool, RetryPermit, Tried};
+use crate::pool::{Lease, PickInput, Pool, RetryPermit, Tried};
 use crate::proxy::http::Next;
 use crate::proxy::http::attempt::{self, Attempt, Failure, Relayed, Sending};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
@@ -222,24 +222,12 @@ impl<C: Transport> Exchange<'_, C> {
     }
 
     async fn pick(&mut self, pool: &Pool, local: &PoolLocal, tried: &mut Tried) -> Result<Lease, Refusal> {
-        let worker = &self.conn.worker;
         let input = PickInput { client: self.facts.client, key: &self.scratch.text };
-        let picked = pool.pick(&mut local.pick.borrow_mut(), &input, tried, worker.now());
-        let refused = |status, reason| Refusal { status, reason: Some(reason), close: false };
-        match picked {
-            Ok(lease) => Ok(lease),
-            Err(PickError::AllBusy) if pool.config.queue > 0 => {
-                let since = clock::now_micros();
-                let waited = pool.pick_or_wait(&local.pick, &input, tried, || worker.now()).await;
-                self.facts.queued = Some(clock::now_micros() - since);
-                waited.map_err(|e| match e {
-                    PickError::QueueFull => refused(503, Reason::QueueFull),
-                    PickError::QueueTimeout => refused(503, Reason::QueueTimeout),
-                    PickError::AllBusy | PickError::NoServer => refused(502, Reason::NoServer),
-                })
-            }
-            Err(_) => Err(refused(502, Reason::NoServer)),
-        }
+        let picked = self.conn.worker.pick(pool, local, &input, tried, &mut self.facts.queued).await;
+        picked.map_err(|reason| {
+            let status = if matches!(reason, Reason::QueueFull | Reason::QueueTimeout) { 503 } else { 502 };
+            Refusal { status, reason: Some(reason), close: false }
+        })
     }
 
     /// One server: over an idle connection if there is one, over a fresh one if that turns out to be dead.
