@@ -55,3 +55,4 @@ pub mod sys;
 pub mod telemetry;
 pub mod template;
 pub mod time;
+pub mod vrrp;

@@ -18,8 +18,9 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http1", &[]),
     ("route", &["config::model"]),
     ("balance", &[]),
+    ("vrrp", &[]),
     // 2
-    ("config", &["route", "telemetry", "template"]),
+    ("config", &["route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["sys"]),
@@ -50,7 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &["http1", "balance", "route", "template", "time"];
+const PURE: &[&str] = &["http1", "balance", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =

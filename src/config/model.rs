@@ -4,6 +4,8 @@
 //! every default is filled in, every inherited setting (pool, site, route) is already merged, so that no user of a value
 //! has to ask where it came from. Durations are never zero unless the field says what zero means.
 
+mod vrrp;
+
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -14,6 +16,11 @@ use regex::bytes::Regex;
 
 use crate::config::value::Cidr;
 use crate::template::Template;
+
+pub use vrrp::{
+    Announce, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
+    VirtualRouter, Weight,
+};
 
 /// One whole configuration.
 #[derive(Debug, Clone)]
@@ -30,6 +37,8 @@ pub struct Config {
     pub sites: Vec<Site>,
     /// `[pool.*]`, by name.
     pub pools: Vec<Arc<Pool>>,
+    /// `[vrrp.*]`, by name.
+    pub routers: Vec<Arc<VirtualRouter>>,
 }
 
 /// `[global]`.
@@ -47,6 +56,8 @@ pub struct Global {
     pub proxy_watchdog: Duration,
     /// Client connections in all, over all listeners; more are closed at accept.
     pub max_connections: u32,
+    /// Whom checks, scripts and notify commands run as when started as root.
+    pub script_user: String,
     /// Our own log, to stderr.
     pub log: Log,
 }

@@ -37,6 +37,7 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
         shutdown_timeout: shutdown_timeout.get(),
         proxy_watchdog: proxy_watchdog.get(),
         max_connections: max_connections.0,
+        script_user: "bascule".to_owned(),
         log: Log { level: (*log.level).clone(), json: *log.format == OwnLogFormat::Json },
     })
 }

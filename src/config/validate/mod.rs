@@ -45,6 +45,7 @@ pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Opt
         listeners,
         sites,
         pools,
+        routers: Vec::new(),
     };
     cx.warn_unused();
     (!problems.has_errors()).then_some(config)
