@@ -1,0 +1,270 @@
+//! The Active Router: speaks, answers rivals, gives the addresses away. RFC 9568 section 6.4.3.
+
+use std::time::Duration;
+
+use super::{Action, Active, Cause, Phase, Role, SETTLE, VirtualRouter};
+use crate::time::Micros;
+use crate::vrrp::event::{Event, Why};
+use crate::vrrp::judge::Said;
+use crate::vrrp::timing::{AGAIN, Due, down_interval, skew};
+use crate::vrrp::types::{Interval, Priority, Version};
+
+/// Beyond the longest skew, for a peer that is busy.
+const OFFER_MARGIN: Duration = Duration::from_millis(250);
+/// Between two offers of a box that cannot serve.
+pub(super) const OFFER_AGAIN: Duration = Duration::from_secs(10);
+/// Extra advertisements are at least so far apart, whoever provokes them.
+const EXTRA_GAP: Duration = Duration::from_millis(10);
+
+/// How long an offer stands: whoever is there has answered by then, whatever its priority.
+pub(super) fn longest_offer(version: Version, interval: Interval) -> Duration {
+    skew(version, Priority::LAST, interval) + OFFER_MARGIN
+}
+
+impl VirtualRouter {
+    /// The addresses are on this box.
+    pub fn acquired(&mut self, now: Micros) {
+        let Role::Active(active) = &self.role else { return };
+        let settle = if active.inherited { SETTLE } else { Duration::ZERO };
+        let repeat = self.settings.repeat.iter().copied();
+        let again = AGAIN.into_iter().filter(|_| active.inherited);
+        self.announcements.begin(now, settle, again.chain(repeat), self.settings.refresh);
+        self.announce_due(now);
+    }
+
+    /// The addresses are off this box.
+    pub fn released(&mut self, _now: Micros) {
+        if let Role::Backup(backup) = &mut self.role
+            && std::mem::take(&mut backup.last_word)
+        {
+            // keepalived's `higher_prio_send_advert`, of the least priority, so that nobody yields to it: a winner that
+            // never heard us hears a rival now, and announces the addresses that were ours until just now.
+            self.push(Action::Advertise(Priority::LAST));
+        }
+    }
+
+    /// Something else took the addresses off this box, and they are back.
+    pub fn restored(&mut self, now: Micros) {
+        if let Role::Active(_) = self.role {
+            self.announcements.contest(now);
+            self.announce_due(now);
+        }
+    }
+
+    pub(super) fn active_heard(&mut self, said: Said, at: Micros, now: Micros) {
+        let loses = self.loses_to(&said);
+        let resigns = said.priority == Priority::RESIGN;
+        let linger = self.settings.linger;
+        // We were silent for so long that a peer may have taken over: then it holds the addresses by right.
+        let overdue = at > self.last_sent.after(3 * self.settings.interval.get());
+        let Role::Active(active) = &mut self.role else { return };
+        match active.phase {
+            Phase::Lingering { cause, .. } if resigns => {
+                // Who took over could not keep them.
+                active.phase = Phase::Holding;
+                self.push(Action::Unhold);
+                self.advertise(now);
+                self.announcements.contest(now);
+                self.announce_due(now);
+                if cause == Cause::Stop {
+                    self.offer(Cause::Stop, now);
+                }
+            }
+            Phase::Lingering { .. } => {}
+            Phase::Offering { .. } if resigns => {}
+            Phase::Offering { cause: Cause::Unfit, .. } if loses => self.yield_to(said, Why::Unfit, now),
+            // As unable as we are, and worse.
+            Phase::Offering { cause: Cause::Unfit, .. } => self.keep(now),
+            Phase::Offering { cause, .. } if linger.is_zero() => self.leave(cause, Some(said), now),
+            Phase::Offering { cause, .. } => {
+                active.phase = Phase::Lingering { until: now.after(linger), cause };
+                self.announcements.end();
+                self.push(Action::Hold);
+            }
+            Phase::Listening { .. } if !resigns => self.overtaken(said, now),
+            // RFC 9568 6.4.3 (705).
+            Phase::Holding | Phase::Listening { .. } if resigns => {
+                self.advertise(now);
+                self.announcements.contest(now);
+                self.announce_due(now);
+            }
+            Phase::Holding | Phase::Listening { .. } if loses => {
+                let why = if said.priority == self.priority() { Why::Tie } else { Why::HigherPriority };
+                self.yield_to(said, why, now);
+            }
+            Phase::Holding | Phase::Listening { .. } if overdue => self.overtaken(said, now),
+            Phase::Holding | Phase::Listening { .. } => self.rival(said, at, now),
+        }
+    }
+
+    /// Somebody worse speaks for the addresses. RFC 9568 6.4.3 (760): answered at once, so that it learns.
+    pub(super) fn rival(&mut self, said: Said, at: Micros, now: Micros) {
+        let quiet = 3 * self.settings.interval.max(said.interval).get();
+        // Who is being preempted says a last word; only who goes on after that is a rival.
+        let fresh = now.since(self.since) <= self.settings.interval.get() + SETTLE;
+        let Role::Active(active) = &mut self.role else { return };
+        match &mut active.rival {
+            Some((_, last)) if at.since(*last) <= quiet => *last = at,
+            _ if fresh => {}
+            rival => {
+                *rival = Some((at, at));
+                self.push(Action::Report(Event::Rival { source: said.source, priority: said.priority }));
+            }
+        }
+        if now.since(self.last_sent) >= EXTRA_GAP {
+            self.advertise(now);
+        }
+        self.announcements.contest(now);
+        self.announce_due(now);
+    }
+
+    pub(super) fn overtaken(&mut self, said: Said, now: Micros) {
+        self.lost(now);
+        self.yield_to(said, Why::Overtaken, now);
+    }
+
+    pub(super) fn active_due(&mut self, now: Micros) {
+        // The longest that any peer waits.
+        let patience = down_interval(self.settings.version, Priority::LAST, self.settings.interval);
+        let (interval, silent_since) = (self.settings.interval.get(), self.last_sent);
+        let Role::Active(active) = &mut self.role else { return };
+        match active.phase {
+            Phase::Holding if silent_since.after(patience) < now => {
+                // Stalled for so long that a peer, if there is one, has taken over. Its next advertisement comes within an interval.
+                let late = now.since(active.next_advert);
+                active.phase = Phase::Listening { until: now.after(interval + interval / 8) };
+                self.push(Action::Report(Event::Stalled { late }));
+                return;
+            }
+            Phase::Holding if active.next_advert <= now => self.advertise_in_time(now),
+            Phase::Offering { until, cause } if until <= now => self.nobody_took(cause, now),
+            Phase::Lingering { until, cause } if until <= now => {
+                self.leave(cause, None, now);
+                return;
+            }
+            Phase::Listening { until } if until <= now => {
+                self.keep(now);
+                self.announcements.contest(now);
+            }
+            Phase::Holding | Phase::Offering { .. } | Phase::Lingering { .. } | Phase::Listening { .. } => {}
+        }
+        let quiet = 3 * interval;
+        if let Role::Active(active) = &mut self.role
+            && active.phase == Phase::Holding
+        {
+            if active.rival.is_some_and(|(_, last)| now.since(last) > quiet) {
+                active.rival = None;
+                self.push(Action::Report(Event::RivalGone));
+            } else if active.offer_at.is_some_and(|at| at <= now) {
+                self.offer(Cause::Unfit, now);
+            }
+        }
+        self.announce_due(now);
+    }
+
+    /// Sends an advertisement because it is time.
+    pub(super) fn advertise_in_time(&mut self, now: Micros) {
+        let interval = self.settings.interval.get();
+        let Role::Active(active) = &mut self.role else { return };
+        let due = active.next_advert;
+        self.advertise(now);
+        if let Role::Active(active) = &mut self.role {
+            // In step with the last one, unless that is past already.
+            let next = due.after(interval);
+            active.next_advert = if next > now { next } else { now.after(interval) };
+        }
+    }
+
+    /// Sends an advertisement now; the next is due an interval later.
+    pub(super) fn advertise(&mut self, now: Micros) {
+        let (priority, next) = (self.priority(), now.after(self.settings.interval.get()));
+        if let Role::Active(active) = &mut self.role {
+            active.next_advert = next;
+        }
+        self.last_sent = now;
+        self.push(Action::Advertise(priority));
+    }
+
+    pub(super) fn announcements_next(&self, active: &Active) -> Option<Micros> {
+        self.announcements.next().filter(|_| !matches!(active.phase, Phase::Listening { .. }))
+    }
+
+    pub(super) fn announce_due(&mut self, now: Micros) {
+        if let Role::Active(active) = &self.role
+            && self.announcements_next(active).is_some()
+        {
+            match self.announcements.due(now, self.settings.refresh) {
+                Some(Due::Burst) => self.push(Action::Announce),
+                Some(Due::Single) => self.push(Action::Refresh),
+                None => {}
+            }
+        }
+    }
+
+    /// Says priority 0, and waits for a peer with the addresses still here.
+    pub(super) fn offer(&mut self, cause: Cause, now: Micros) {
+        let longest = longest_offer(self.settings.version, self.settings.interval);
+        let Role::Active(active) = &mut self.role else { return };
+        active.phase = Phase::Offering { until: now.after(longest), cause };
+        active.offer_at = None;
+        self.last_sent = now;
+        self.push(Action::Advertise(Priority::RESIGN));
+    }
+
+    pub(super) fn nobody_took(&mut self, cause: Cause, now: Micros) {
+        match cause {
+            Cause::Stop => self.leave(cause, None, now),
+            Cause::Handover => {
+                self.push(Action::Report(Event::NoTaker));
+                self.keep(now);
+            }
+            Cause::Unfit | Cause::Group => self.keep(now),
+        }
+    }
+
+    /// Holds the addresses, and says so.
+    pub(super) fn keep(&mut self, now: Micros) {
+        let again = (!self.condition.fit).then(|| now.after(OFFER_AGAIN));
+        let Role::Active(active) = &mut self.role else { return };
+        active.phase = Phase::Holding;
+        active.offer_at = again;
+        self.advertise(now);
+    }
+
+    /// Lets go of what was given away.
+    pub(super) fn leave(&mut self, cause: Cause, successor: Option<Said>, now: Micros) {
+        match cause {
+            Cause::Stop => self.release(Role::Initialize, Why::Stopped, now),
+            Cause::Handover | Cause::Group | Cause::Unfit => {
+                // Or it would take them back in a moment.
+                self.yielded = cause == Cause::Handover;
+                let why = match cause {
+                    Cause::Group => Why::Group,
+                    Cause::Unfit => Why::Unfit,
+                    Cause::Handover | Cause::Stop => Why::HandedOver,
+                };
+                let backup = self.new_backup(successor, now);
+                self.release(Role::Backup(backup), why, now);
+            }
+        }
+    }
+
+    /// Lets go because `said` holds the addresses.
+    pub(super) fn yield_to(&mut self, said: Said, why: Why, now: Micros) {
+        let mut backup = self.new_backup(Some(said), now);
+        backup.last_word = why != Why::Unfit;
+        self.release(Role::Backup(backup), why, now);
+    }
+
+    pub(super) fn release(&mut self, role: Role, why: Why, now: Micros) {
+        self.announcements.end();
+        self.push(Action::Release);
+        self.enter(role, why, now);
+    }
+
+    /// Whether an advertisement beats ours (RFC 9568 6.4.3 (725)): by priority, then by address.
+    pub(super) fn loses_to(&self, said: &Said) -> bool {
+        let ours = self.priority();
+        said.priority > ours || (said.priority == ours && self.own.is_some_and(|own| said.source > own))
+    }
+}

@@ -1,0 +1,106 @@
+//! A Backup: hears the Active Router, and takes over when there is none. RFC 9568 section 6.4.2.
+
+use std::time::Duration;
+
+use super::active::longest_offer;
+use super::{Preemption, Role, VirtualRouter, Wait};
+use crate::time::Micros;
+use crate::vrrp::event::{Event, Why};
+use crate::vrrp::judge::Said;
+use crate::vrrp::machine::Action;
+use crate::vrrp::timing::{down_interval, skew};
+use crate::vrrp::types::{Priority, Version};
+
+/// For the answers of arbitration.
+const ARBITRATION: Duration = Duration::from_secs(1);
+
+impl VirtualRouter {
+    /// Whether any of the hosts that decide answered.
+    pub fn arbitrated(&mut self, reachable: bool, now: Micros) {
+        let down = self.down_at();
+        let Role::Backup(backup) = &mut self.role else { return };
+        if backup.arbitrating.take().is_none() || down.is_none_or(|at| at > now) {
+            return;
+        }
+        if reachable {
+            self.promote(Why::PeerSilent, now);
+        } else {
+            // Cut off from everybody, it would hold an address that nobody reaches.
+            backup.basis = now;
+            self.push(Action::Report(Event::Isolated));
+        }
+    }
+
+    pub(super) fn backup_heard(&mut self, said: Said, at: Micros, now: Micros) {
+        let (fit, version) = (self.condition.fit, self.settings.version);
+        let stays = said.priority >= self.priority() || !self.may_preempt(now);
+        let Role::Backup(backup) = &mut self.role else { return };
+        if said.priority == Priority::RESIGN {
+            // RFC 9568 6.4.2 (430). Someone who cannot serve leaves it to others.
+            let wait = if fit { Wait::Resigned } else { Wait::Unable };
+            if backup.wait != Wait::Resigned {
+                (backup.basis, backup.wait) = (backup.basis.max(at), wait);
+            }
+            backup.master = None;
+        } else if stays {
+            // (450), and the same for a lower one that may not be preempted.
+            (backup.basis, backup.wait) = (backup.basis.max(at), Wait::Silence);
+            if version == Version::V3 {
+                backup.interval = said.interval;
+            }
+            backup.arbitrating = None;
+            (backup.master, backup.heard) = (Some(said), at);
+        } else {
+            // (460): discarded, and the timer runs on.
+            (backup.master, backup.heard) = (Some(said), at);
+        }
+    }
+
+    pub(super) fn backup_due(&mut self, now: Micros) {
+        if self.down_at().is_none_or(|at| at > now) {
+            return;
+        }
+        let (arbitrate, ours) = (self.settings.arbitrate, self.priority());
+        let Role::Backup(backup) = &mut self.role else { return };
+        let resigned = backup.wait == Wait::Resigned;
+        match backup.arbitrating {
+            None if arbitrate && !resigned => {
+                backup.arbitrating = Some(now.after(ARBITRATION));
+                self.push(Action::Arbitrate);
+            }
+            Some(until) if until > now => {}
+            Some(_) => self.arbitrated(false, now),
+            None => {
+                let why = match (resigned, &backup.master) {
+                    (true, _) => Why::PeerResigned,
+                    // It speaks still.
+                    (false, Some(master)) if master.priority < ours && backup.heard > backup.basis => Why::Preempting,
+                    (false, _) => Why::PeerSilent,
+                };
+                self.promote(why, now);
+            }
+        }
+    }
+
+    /// When the Active Router is taken for gone.
+    pub(super) fn down_at(&self) -> Option<Micros> {
+        let Role::Backup(backup) = &self.role else { return None };
+        let (version, priority) = (self.settings.version, self.priority());
+        let patience = match backup.wait {
+            Wait::Silence => down_interval(version, priority, backup.interval),
+            Wait::Resigned => skew(version, priority, backup.interval),
+            Wait::Unable => down_interval(version, priority, backup.interval) + longest_offer(version, backup.interval),
+        };
+        Some(backup.basis.after(patience).max(self.claims_from))
+    }
+
+    pub(super) fn may_preempt(&self, now: Micros) -> bool {
+        let since = match self.settings.preemption {
+            Preemption::Never => return false,
+            Preemption::WhenReady if !self.condition.ready => return false,
+            Preemption::WhenReady => self.ready_since.max(self.since),
+            Preemption::Immediate => self.since,
+        };
+        self.condition.fit && !self.yielded && now >= self.held_until && now >= since.after(self.settings.preempt_delay)
+    }
+}
