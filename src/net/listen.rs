@@ -3,7 +3,7 @@
 //! Options that every accepted connection needs are set here once: Linux copies them from the listening socket.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +96,25 @@ pub fn refuse_new(listener: &TcpListener) -> io::Result<()> {
         SockFilter::new(RETURN, 0, 0, 0),
         SockFilter::new(RETURN, 0, 0, u32::MAX),
     ])
+}
+
+/// Makes the kernel drop new connection attempts on `listener` to one of `addresses`, until [`accept_new`].
+///
+/// # Errors
+/// The kernel refuses the filter.
+pub fn refuse_new_to(listener: &TcpListener, addresses: &[IpAddr]) -> io::Result<()> {
+    unimplemented!("{listener:?} {addresses:?}")
+}
+
+/// Ends [`refuse_new`] and [`refuse_new_to`]; nothing is done when neither was called.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn accept_new(listener: &TcpListener) -> io::Result<()> {
+    match SockRef::from(listener).detach_filter() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Accepts and resets what waits on `listener`, at most `max` connections; returns how many.
