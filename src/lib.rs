@@ -56,3 +56,4 @@ pub mod telemetry;
 pub mod template;
 pub mod time;
 pub mod vrrp;
+pub mod vrrpd;

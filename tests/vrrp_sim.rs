@@ -156,7 +156,8 @@ impl World {
                     let reachable = (0..self.nodes.len()).any(|j| j != i && !self.blocked[i][j] && !self.blocked[j][i]);
                     self.call(i, |router, now| router.arbitrated(reachable, now));
                 }
-                Action::Announce | Action::Refresh | Action::Hold | Action::Unhold | Action::Report(_) => {}
+                Action::Announce | Action::Refresh => {}
+                Action::Prepare | Action::Hold | Action::Unhold | Action::Report(_) => {}
             }
         }
         if let Some(at) = self.nodes[i].router.next_timeout() {

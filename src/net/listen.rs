@@ -3,13 +3,14 @@
 //! Options that every accepted connection needs are set here once: Linux copies them from the listening socket.
 
 use std::io;
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::Duration;
 
-use socket2::{Domain, Protocol, SockFilter, SockRef, Socket, TcpKeepalive, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, TcpKeepalive, Type};
 
+use crate::net::filter::{Filter, NETWORK};
 use crate::sys::procfs;
 
 /// How the sockets of an address are made.
@@ -83,19 +84,36 @@ pub fn bind(listener: &Arc<str>, addr: SocketAddr, options: &Options) -> Result<
 /// # Errors
 /// The kernel refuses the filter.
 pub fn refuse_new(listener: &TcpListener) -> io::Result<()> {
-    // Classic BPF over the segment, which begins with the TCP header: flags are byte 13, SYN is bit 1. Connections
-    // inherit the filter, which is harmless: they get no SYN.
-    const FLAGS_OFFSET: u32 = 13;
-    const SYN: u32 = 0x02;
-    const LOAD_BYTE: u16 = 0x30;
-    const JUMP_IF_SET: u16 = 0x45;
-    const RETURN: u16 = 0x06;
-    SockRef::from(listener).attach_filter(&[
-        SockFilter::new(LOAD_BYTE, 0, 0, FLAGS_OFFSET),
-        SockFilter::new(JUMP_IF_SET, 0, 1, SYN),
-        SockFilter::new(RETURN, 0, 0, 0),
-        SockFilter::new(RETURN, 0, 0, u32::MAX),
-    ])
+    // Connections inherit the filter, which is harmless: they get no SYN.
+    let filter = Filter::new().byte(TCP_FLAGS).when_any_bit(SYN, Filter::new().refuse()).keep();
+    SockRef::from(listener).attach_filter(filter.program())
+}
+
+/// Makes the kernel drop new connection attempts on `listener` to one of `addresses`, until [`accept_new`].
+///
+/// # Errors
+/// The kernel refuses the filter.
+pub fn refuse_new_to(listener: &TcpListener, addresses: &[IpAddr]) -> io::Result<()> {
+    let v4 = Filter::new().when_ipv4_among(NETWORK.wrapping_add(16), addresses, Filter::new().refuse()).keep();
+    let v6 = Filter::new().when_ipv6_among(NETWORK.wrapping_add(24), addresses, Filter::new().refuse()).keep();
+    let of_version = Filter::new().byte(NETWORK).and(0xf0).when(0x40, v4).when(0x60, v6).keep();
+    let filter = Filter::new().byte(TCP_FLAGS).when_any_bit(SYN, of_version).keep();
+    SockRef::from(listener).attach_filter(filter.program())
+}
+
+/// Offset of the flags in the TCP header, where a segment begins for its socket.
+const TCP_FLAGS: u32 = 13;
+const SYN: u32 = 0x02;
+
+/// Ends [`refuse_new`] and [`refuse_new_to`]; nothing is done when neither was called.
+///
+/// # Errors
+/// The kernel refuses.
+pub fn accept_new(listener: &TcpListener) -> io::Result<()> {
+    match SockRef::from(listener).detach_filter() {
+        Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Accepts and resets what waits on `listener`, at most `max` connections; returns how many.
@@ -232,6 +250,31 @@ mod tests {
         let accepted = accept(&shards).unwrap();
         assert_eq!(accepted.peer_addr().unwrap(), queued.local_addr().unwrap());
         assert!(accept(&shards).is_none());
+    }
+
+    #[test]
+    fn new_connections_to_some_addresses_are_refused_until_they_are_accepted_again() {
+        // Loopback answers for all of 127.0.0.0/8; of IPv6 there is one address.
+        for (any, held, open) in [("0.0.0.0:0", "127.0.0.9", "127.0.0.8"), ("[::]:0", "::1", "2001:db8::9")] {
+            let shards = bind_to(any, &options(2)).unwrap();
+            let port = shards[0].local_addr().unwrap().port();
+            let at = |ip: &str| SocketAddr::new(ip.parse().unwrap(), port);
+            let connect = |ip| TcpStream::connect_timeout(&at(ip), Duration::from_millis(100)).map_err(|e| e.kind());
+            let refuse = |ip: &str| {
+                let addresses = ["198.51.100.1", "2001:db8::1", ip].map(|ip| ip.parse().unwrap());
+                shards.iter().for_each(|shard| refuse_new_to(shard, &addresses).unwrap());
+            };
+            let queued = connect(held).unwrap();
+            refuse(held);
+            assert_eq!(connect(held).unwrap_err(), io::ErrorKind::TimedOut);
+            assert_eq!(accept(&shards).unwrap().peer_addr().unwrap(), queued.local_addr().unwrap());
+            refuse(open);
+            connect(held).unwrap();
+            refuse(held);
+            shards.iter().for_each(|shard| accept_new(shard).unwrap());
+            connect(held).unwrap();
+            accept_new(&shards[0]).unwrap();
+        }
     }
 
     #[test]

@@ -3,6 +3,7 @@
 pub mod buffer;
 pub mod clock;
 pub mod connect;
+pub mod filter;
 pub mod listen;
 #[cfg(test)]
 pub(crate) mod memory;

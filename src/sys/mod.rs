@@ -1,9 +1,12 @@
-//! What the operating system offers beyond std: process identity and confinement, sealed memory files, /proc, watched
-//! descriptors, rare socket options. The only place where `unsafe` may stand.
+//! What the operating system offers beyond std: process identity and confinement, scheduling, sealed memory files, /proc,
+//! watched descriptors, raw datagrams, packet sockets, rare socket options. The only place where `unsafe` may stand.
 
+pub mod datagram;
 pub mod memfd;
+pub mod packet;
 pub mod process;
 pub mod procfs;
+pub mod schedule;
 pub mod sockopt;
 pub mod user;
 pub mod watched;

@@ -93,9 +93,11 @@ pub enum Action {
     Announce,
     /// Announce each address by one frame.
     Refresh,
+    /// The addresses are about to be handed over: get ready to [`Action::Hold`].
+    Prepare,
     /// A peer has taken over and announces the addresses in a moment: new connections are its.
     Hold,
-    /// The peer has let go again before it announced: new connections are ours after all.
+    /// The addresses stay here: new connections are ours after all.
     Unhold,
     /// End what runs over the addresses, take them off this box, then call [`VirtualRouter::released`].
     Release,

@@ -1,5 +1,6 @@
 //! VRRP, the pure half: packets, timers, states, who owns the address. Drives nothing and reads no clock.
 
+pub mod announce;
 pub mod cluster;
 pub mod event;
 pub mod judge;

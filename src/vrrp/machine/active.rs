@@ -208,17 +208,21 @@ impl VirtualRouter {
         active.phase = Phase::Offering { until: now.after(longest), cause };
         active.offer_at = None;
         self.last_sent = now;
+        if cause != Cause::Unfit {
+            self.push(Action::Prepare);
+        }
         self.push(Action::Advertise(Priority::RESIGN));
     }
 
     pub(super) fn nobody_took(&mut self, cause: Cause, now: Micros) {
         match cause {
             Cause::Stop => self.leave(cause, None, now),
-            Cause::Handover => {
+            Cause::Handover | Cause::Group => {
+                self.push(Action::Unhold);
                 self.push(Action::Report(Event::NoTaker));
                 self.keep(now);
             }
-            Cause::Unfit | Cause::Group => self.keep(now),
+            Cause::Unfit => self.keep(now),
         }
     }
 

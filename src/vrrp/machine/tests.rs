@@ -357,7 +357,7 @@ fn a_handover_keeps_the_address_until_the_peer_speaks_lingers_and_does_not_come_
     let mut b = Bench::active(settings());
     b.run_to(10_500);
     b.router.hand_over(b.now());
-    assert_eq!(b.actions(), [advertise(0)]);
+    assert_eq!(b.actions(), [Action::Prepare, advertise(0)]);
     assert_eq!(b.run_to(11_100), []);
     assert_eq!(b.hear(said(PEER, 50)), [Action::Hold]);
     b.ms = 11_150;
@@ -380,7 +380,7 @@ fn a_handover_that_nobody_takes_changes_nothing() {
     b.run_to(10_500);
     b.router.hand_over(b.now());
     let done = b.run_to(11_750);
-    assert_eq!(doings(&done), [advertise(0), advertise(100)]);
+    assert_eq!(doings(&done), [Action::Prepare, advertise(0), Action::Unhold, advertise(100)]);
     assert!(done.contains(&Action::Report(Event::NoTaker)));
     assert_eq!(b.state(), State::Active);
 }
@@ -389,6 +389,7 @@ fn a_handover_that_nobody_takes_changes_nothing() {
 fn a_successor_that_resigns_while_it_is_lingered_for_gets_the_address_taken_back() {
     let mut b = Bench::active(settings());
     b.router.hand_over(b.now());
+    b.actions();
     b.hear(said(PEER, 50));
     b.ms += 50;
     assert_eq!(b.hear(said(PEER, 0)), [Action::Unhold, advertise(100), Action::Announce]);
@@ -400,7 +401,7 @@ fn a_stop_hands_over_if_it_can_and_ends_in_any_case() {
     let mut b = Bench::active(settings());
     b.run_to(10_500);
     b.router.stop(b.now());
-    assert_eq!(b.actions(), [advertise(0)]);
+    assert_eq!(b.actions(), [Action::Prepare, advertise(0)]);
     let done = b.run_to(11_750);
     assert_eq!((doings(&done), whys(&done), b.state()), (vec![Action::Release], vec![Why::Stopped], State::Initialize));
     assert_eq!(b.router.next_timeout(), None);
