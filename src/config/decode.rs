@@ -221,7 +221,10 @@ macro_rules! table {
 
             fn given(&self) -> Vec<(&'static str, Place)> {
                 let mut given = Vec::new();
-                $(given.extend(table!(@given self.$key $(, $default)?).map(|place| (decode::key_name(stringify!($key)), place)));)*
+                $(
+                    let place = table!(@given self.$key $(, $default)?);
+                    given.extend(place.map(|place| (decode::key_name(stringify!($key)), place)));
+                )*
                 given
             }
         }
@@ -241,7 +244,7 @@ macro_rules! table {
     (@text) => { None };
     (@read $Type:ty, $key:ident, $table:ident, $place:ident, $problems:ident, $default:tt) => {{
         static DEFAULT: LazyLock<$Type> = LazyLock::new(|| decode::default(stringify!($default)));
-        match decode::field::<$Type>($table, decode::key_name(stringify!($key)), $problems) {
+        match table!(@read $Type, $key, $table, $place, $problems) {
             Field::Given(at) => at,
             Field::Absent | Field::Bad(_) => At::default(DEFAULT.clone(), $place),
         }

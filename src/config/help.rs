@@ -138,7 +138,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("vrrp_version", "`version` of a virtual router, or of `[defaults.vrrp]`"),
 ];
 
-/// Words that nginx and HAProxy have for a value.
+/// Words that nginx, HAProxy and keepalived have for a value.
 const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("error", "\"connect\" and \"reset\""),
     ("non_idempotent", "`retry_non_idempotent = true`"),
@@ -149,6 +149,7 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("source", "\"ip_hash\""),
     ("uri", "\"hash\" with `hash_key = \"$uri\"`"),
     ("random", "\"random_two\""),
+    ("nopreempt", "\"never\""),
     ("https", "\"http\"; TLS is not terminated"),
 ];
 
@@ -281,7 +282,7 @@ mod tests {
     fn the_right_table_goes_before_a_similar_key() {
         let help = |name| for_unknown_key(name, ["send_timeout", "bind"].into_iter()).unwrap();
         assert_eq!(help("read_timeout"), "`read_timeout` belongs in [site.NAME], [[site.NAME.route]] or [pool.NAME]");
-        assert_eq!(help("weight"), "`weight` belongs in [[pool.NAME.servers]]");
+        assert_eq!(help("backup"), "`backup` belongs in [[pool.NAME.servers]]");
         assert_eq!(help("proxy_read_timeout"), "here: `read_timeout`, in a pool, site or route");
         assert_eq!(help("Bind"), "did you mean `bind`?");
         assert_eq!(help("sent_timeout"), "did you mean `send_timeout`?");

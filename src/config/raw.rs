@@ -50,7 +50,7 @@ table! {
         /// Addresses that move between the boxes: keepalived's `vrrp_instance`.
         vrrp: Named<RawVrrp> = {},
         /// What differs on the box of this name (short hostname, or `--node`): any table of this file. Tables are merged,
-        /// everything else replaces. If there is any, the running box must be one of them.
+        /// everything else replaces. If there is any, the running box must be one of them. Its `address` is here too.
         node: Named<RawNode> = {},
     }
 }
@@ -64,7 +64,7 @@ table! {
         site: RawSite,
         /// Keys of all pools.
         pool: RawPool,
-        /// Keys of all virtual routers; `authentication` is for those of version 2, `v3_checksum` for those of version 3.
+        /// Keys of all virtual routers; `authentication` is for those of version 2, `v3_checksum` for the others.
         vrrp: RawVrrp,
     }
 }

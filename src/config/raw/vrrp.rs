@@ -26,11 +26,11 @@ table! {
         authentication: RawAuthentication,
         /// The highest of the boxes holds the addresses; each has its own. 255: the box whose own addresses they are.
         priority: Int<1, 255> = 100,
-        /// A peer is dead after three of them without a word. Version 2: whole seconds to 255s; version 3: steps of 10ms
-        /// to 40950ms. The same on every box.
+        /// A peer is dead after three of them without a word. Version 2: whole seconds to 255s; version 3: steps of
+        /// 10ms to 40950ms. The same on every box.
         advert_interval: Period = "1s",
-        /// What moves: "192.0.2.100/24", or { address, interface, label }; without a prefix a /32 or /128. Of one family;
-        /// the same on every box.
+        /// What moves: "192.0.2.100/24", or { address, interface, label }; without a prefix a /32 or /128. Of one
+        /// family; the same on every box.
         virtual_addresses: List<VirtualAddressText>,
         /// More that moves, not named in advertisements: of the other family, or beyond what fits.
         excluded_addresses: List<VirtualAddressText> = [],
@@ -123,8 +123,8 @@ table! {
     struct RawTrackInterface {
         /// Of the interface.
         name: String,
-        /// Added to the priority while it is up, or, negative, while it is down; -253 to 253. Without: this box must not
-        /// hold the addresses while it is down.
+        /// Added to the priority while it is up, or, negative, while it is down; -253 to 253. Without: this box must
+        /// not hold the addresses while it is down.
         weight: Weight,
     }
 }
@@ -153,8 +153,8 @@ table! {
         rise: Int<1, 1000> = 1,
         /// Failures in a row that make it bad.
         fall: Int<1, 1000> = 1,
-        /// Added to the priority while it is good, or, negative, while it is bad; -253 to 253. Without: this box must not
-        /// hold the addresses while it is bad.
+        /// Added to the priority while it is good, or, negative, while it is bad; -253 to 253. Without: this box must
+        /// not hold the addresses while it is bad.
         weight: Weight,
     }
 }

@@ -70,16 +70,19 @@ pub(in crate::config) struct AddressText {
 }
 
 impl Decode for AddressText {
-    const SHAPE: &'static Shape = &Shape::Text("address with or without a prefix", "");
+    const SHAPE: &'static Shape = &Shape::Text("address/prefix", "");
 
     fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
         let text = decode::text(item, "an address such as \"192.0.2.100/24\"", problems)?;
+        if text.contains(char::is_whitespace) {
+            problems
+                .error(item.place, "not an IP address")
+                .help("more than an address is a table: { address = \"...\", interface = \"...\", label = \"...\" }");
+            return None;
+        }
         let (address, prefix) = text.split_once('/').map_or((text, None), |(ip, prefix)| (ip, Some(prefix)));
         let Ok(ip) = address.parse::<IpAddr>() else {
-            let words = text.contains(char::is_whitespace);
-            let help =
-                words.then_some("interface and label: { address = \"...\", interface = \"...\", label = \"...\" }");
-            problems.error(item.place, "not an IP address").maybe_help(help.map(str::to_owned));
+            problems.error(item.place, "not an IP address");
             return None;
         };
         let bits = if ip.is_ipv4() { 32 } else { 128 };
