@@ -68,8 +68,8 @@ pub(super) enum Shape {
     Table(&'static [&'static [Key]]),
     /// Any of these.
     OneOf(&'static [&'static Self]),
-    /// The whole file again.
-    File,
+    /// The tables of the file again, and these keys.
+    File(&'static [Key]),
 }
 
 /// A value and where it comes from.
@@ -206,7 +206,7 @@ macro_rules! table {
 
         impl Keys for $Name {
             const KEYS: &'static [Key] = &[$(Key {
-                name: stringify!($key),
+                name: decode::key_name(stringify!($key)),
                 doc: concat!($($doc),+),
                 default: table!(@text $($default)?),
                 shape: <$Type as Decode>::SHAPE,
@@ -221,7 +221,10 @@ macro_rules! table {
 
             fn given(&self) -> Vec<(&'static str, Place)> {
                 let mut given = Vec::new();
-                $(given.extend(table!(@given self.$key $(, $default)?).map(|place| (stringify!($key), place)));)*
+                $(
+                    let place = table!(@given self.$key $(, $default)?);
+                    given.extend(place.map(|place| (decode::key_name(stringify!($key)), place)));
+                )*
                 given
             }
         }
@@ -241,7 +244,7 @@ macro_rules! table {
     (@text) => { None };
     (@read $Type:ty, $key:ident, $table:ident, $place:ident, $problems:ident, $default:tt) => {{
         static DEFAULT: LazyLock<$Type> = LazyLock::new(|| decode::default(stringify!($default)));
-        match decode::field::<$Type>($table, stringify!($key), $problems) {
+        match table!(@read $Type, $key, $table, $place, $problems) {
             Field::Given(at) => at,
             Field::Absent | Field::Bad(_) => At::default(DEFAULT.clone(), $place),
         }
@@ -249,12 +252,20 @@ macro_rules! table {
     (@read $Type:ty, $key:ident, $table:ident, $place:ident, $problems:ident) => {{
         // Only a default has the place of its table.
         let _ = $place;
-        decode::field::<$Type>($table, stringify!($key), $problems)
+        decode::field::<$Type>($table, decode::key_name(stringify!($key)), $problems)
     }};
     (@given $field:expr, $default:tt) => { $field.given.then_some($field.key) };
     (@given $field:expr) => { $field.key() };
 }
 pub(super) use table;
+
+/// The key that a field stands for: one that is a word of Rust has a mark before it.
+pub(super) const fn key_name(field: &'static str) -> &'static str {
+    match field.as_bytes() {
+        [b'r', b'#', ..] => field.split_at(2).1,
+        _ => field,
+    }
+}
 
 /// The table in `item`, unknown keys noted.
 pub(super) fn known_keys<'i>(item: &'i Item, shape: &Shape, problems: &mut Problems) -> Option<&'i Table> {

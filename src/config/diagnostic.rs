@@ -130,14 +130,24 @@ impl Diagnostics {
         for diagnostic in merged.iter_mut().filter(|d| d.nodes.len() == count) {
             diagnostic.nodes.clear();
         }
+        Self(merged).sorted()
+    }
+
+    /// These and `more`.
+    pub(super) fn and(mut self, more: Self) -> Self {
+        self.0.extend(more.0);
+        self.sorted()
+    }
+
+    fn sorted(mut self) -> Self {
         let mut files: Vec<PathBuf> = Vec::new();
-        for diagnostic in &merged {
+        for diagnostic in &self.0 {
             if !files.contains(&diagnostic.file) {
                 files.push(diagnostic.file.clone());
             }
         }
-        merged.sort_by_key(|d| (files.iter().position(|file| *file == d.file), d.position));
-        Self(merged)
+        self.0.sort_by_key(|d| (files.iter().position(|file| *file == d.file), d.position));
+        self
     }
 }
 

@@ -80,9 +80,65 @@ const FOREIGN: &[(&str, &str)] = &[
     ("virtual_server", "`[listener.NAME]` with `protocol = \"tcp\"` and a `pool`"),
     ("worker_connections", "`max_connections` of `[global]`"),
     ("worker_processes", "`workers` of `[global]`"),
+    // keepalived
+    ("accept", "the addresses are always answered"),
+    ("advert_int", "`advert_interval` of a virtual router"),
+    ("auth_hmac", "it is not spoken; `authentication` of a virtual router with version 2"),
+    ("auth_pass", "`authentication = { password = ... }` of a virtual router"),
+    ("auth_type", "`authentication = { type = ... }` of a virtual router"),
+    ("check_unicast_src", "`check_source` of a virtual router"),
+    ("dont_track_primary", "a box whose `interface` is down never holds the addresses"),
+    ("down_timer_adverts", "it is three, as the protocol says"),
+    ("enable_script_security", "scripts run as `script_user` of `[global]`"),
+    ("garp_lower_prio_delay", "`repeat` in `announce` of a virtual router"),
+    ("garp_lower_prio_repeat", "`burst` in `announce` of a virtual router"),
+    ("garp_master_delay", "`repeat` in `announce` of a virtual router"),
+    ("garp_master_refresh", "`refresh` in `announce` of a virtual router"),
+    ("garp_master_refresh_repeat", "there is nothing to set; `refresh` in `announce` of a virtual router"),
+    ("garp_master_repeat", "`burst` in `announce` of a virtual router"),
+    ("global_defs", "`[global]`, and `[defaults.vrrp]` for all virtual routers"),
+    ("higher_prio_send_advert", "it is always on"),
+    ("lower_prio_no_advert", "a lower priority is always answered"),
+    ("lvs_sync_daemon", "connections are not known to the other box"),
+    ("mcast_src_ip", "`unicast_source` of a virtual router, for multicast too"),
+    ("no_accept", "the addresses are always answered"),
+    ("nopreempt", "`preempt = \"never\"` of a virtual router"),
+    ("notification_email", "there is no mail; `notify` and `webhook` of a virtual router"),
+    ("notify_backup", "`notify` of a virtual router runs at each change and is told the state"),
+    ("notify_fault", "`notify` of a virtual router runs at each change and is told the state"),
+    ("notify_fifo", "`notify` of a virtual router runs at each change, in order"),
+    ("notify_master", "`notify` of a virtual router runs at each change and is told the state"),
+    ("notify_stop", "`notify` of a virtual router runs at each change and is told the state"),
+    ("old_unicast_checksum", "`v3_checksum` of a virtual router"),
+    ("router_id", "there is nothing to set; `virtual_router_id` of a virtual router"),
+    ("skip_check_adv_addr", "a list that differs is accepted, with a warning, if it shares an address"),
+    ("smtp_alert", "there is no mail; `notify` and `webhook` of a virtual router"),
+    ("state", "there is nothing to set: every box starts as backup, and `priority` decides"),
+    ("strict_mode", "there is nothing to set"),
+    ("track_file", "`track_files` of a virtual router"),
+    ("track_interface", "`track_interfaces` of a virtual router"),
+    ("track_process", "the proxy is always tracked; `proxy_grace` of a virtual router"),
+    ("track_script", "`track_scripts` of a virtual router; `track_pools` needs no script"),
+    ("unicast_peer", "`unicast_peers` of a virtual router"),
+    ("unicast_src_ip", "`unicast_source` of a virtual router"),
+    ("unicast_ttl", "it is 255; `check_ttl` of a virtual router"),
+    ("use_vmac", "virtual MAC addresses are not used; `announce` of a virtual router tells the network"),
+    ("v3_checksum_as_v2", "`v3_checksum = \"rfc9568\"` of a virtual router"),
+    ("virtual_ipaddress", "`virtual_addresses` of a virtual router"),
+    ("virtual_ipaddress_excluded", "`excluded_addresses` of a virtual router"),
+    ("virtual_routes", "routes do not move; `notify` of a virtual router can run a command"),
+    ("virtual_rules", "rules do not move; `notify` of a virtual router can run a command"),
+    ("vrrp_garp_interval", "`interval` in `announce` of a virtual router"),
+    ("vrrp_instance", "`[vrrp.NAME]`"),
+    ("vrrp_script", "`track_scripts` of a virtual router; `track_pools` needs no script"),
+    ("vrrp_startup_delay", "`startup_delay` of a virtual router"),
+    ("vrrp_strict", "there is nothing to set"),
+    ("vrrp_sync_group", "`sync_group` of each virtual router that moves with the others"),
+    ("vrrp_track_process", "the proxy is always tracked; `proxy_grace` of a virtual router"),
+    ("vrrp_version", "`version` of a virtual router, or of `[defaults.vrrp]`"),
 ];
 
-/// Words that nginx and HAProxy have for a value.
+/// Words that nginx, HAProxy and keepalived have for a value.
 const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("error", "\"connect\" and \"reset\""),
     ("non_idempotent", "`retry_non_idempotent = true`"),
@@ -93,6 +149,7 @@ const FOREIGN_WORDS: &[(&str, &str)] = &[
     ("source", "\"ip_hash\""),
     ("uri", "\"hash\" with `hash_key = \"$uri\"`"),
     ("random", "\"random_two\""),
+    ("nopreempt", "\"never\""),
     ("https", "\"http\"; TLS is not terminated"),
 ];
 
@@ -225,7 +282,7 @@ mod tests {
     fn the_right_table_goes_before_a_similar_key() {
         let help = |name| for_unknown_key(name, ["send_timeout", "bind"].into_iter()).unwrap();
         assert_eq!(help("read_timeout"), "`read_timeout` belongs in [site.NAME], [[site.NAME.route]] or [pool.NAME]");
-        assert_eq!(help("weight"), "`weight` belongs in [[pool.NAME.servers]]");
+        assert_eq!(help("backup"), "`backup` belongs in [[pool.NAME.servers]]");
         assert_eq!(help("proxy_read_timeout"), "here: `read_timeout`, in a pool, site or route");
         assert_eq!(help("Bind"), "did you mean `bind`?");
         assert_eq!(help("sent_timeout"), "did you mean `send_timeout`?");

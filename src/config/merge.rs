@@ -1,11 +1,12 @@
 //! From the files to one document: includes, what differs on this node, defaults, short forms.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use super::decode::{self, Decode, Field, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
-use super::raw::{RawDefaults, RawFile, RawHttpListener, RawTcpListener};
+use super::raw::{RawDefaults, RawFile, RawHttpListener, RawOwnNode, RawTcpListener};
 use super::{help, resolve};
 
 /// A configuration of more than this is a mistake such as a wrong path.
@@ -13,6 +14,9 @@ const MAX_FILE: u64 = 64 << 20;
 
 /// The main file's first byte, for what is not written anywhere.
 pub(super) const TOP: Place = Place { file: 0, start: 0, end: 0 };
+
+/// Tables of the file that `[node.NAME]` cannot have.
+pub(super) const NOT_IN_NODES: [&str; 2] = ["include", "node"];
 
 /// Reads the main file and those it includes; tables of all in one.
 ///
@@ -154,29 +158,32 @@ pub(super) fn nodes(table: &Table) -> Vec<String> {
 /// What node `name` runs: its own tables merged in, defaults merged in, sites instead of short forms; the name as
 /// written.
 pub(super) fn for_node(mut table: Table, name: &str, problems: &mut Problems) -> (Table, String) {
-    let node = take_node(&mut table, name, problems);
+    let nodes = take_nodes(&mut table, name, problems);
     if let Some(defaults) = table.get("defaults") {
         RawDefaults::decode(defaults, problems);
     }
     expand_short_forms(&mut table, problems);
     let defaults = table.remove("defaults");
     let defaults = defaults.as_ref().and_then(Item::as_table);
-    for kind in ["listener", "site", "pool"] {
+    for kind in ["listener", "site", "pool", "vrrp"] {
         let Some(default) = defaults.and_then(|tables| tables.get(kind)).and_then(Item::as_table) else { continue };
         let Some(tables) = table.get_mut(kind).and_then(Item::as_table_mut) else { continue };
         for table in tables.values_mut().filter_map(Item::as_table_mut) {
             let mut default = default.clone();
-            if kind == "listener" {
-                // `protocol` itself may be a default.
-                let foreign = foreign_keys(protocol(table).or(protocol(&default)));
-                default.retain(|key, _| !foreign.contains(&key.as_str()));
-            }
+            // What decides which keys are foreign may be a default itself.
+            let foreign = match kind {
+                "listener" => foreign_keys(protocol(table).or(protocol(&default))),
+                "vrrp" => foreign_to_version(version(table).or(version(&default))),
+                _ => Vec::new(),
+            };
+            default.retain(|key, _| !foreign.contains(&key.as_str()));
             overlay(&mut default, std::mem::take(table));
             *table = default;
         }
     }
+    name_peers(&mut table, &nodes, problems);
     table.remove("include");
-    (table, node)
+    (table, nodes.own)
 }
 
 fn protocol(listener: &Table) -> Option<&str> {
@@ -189,34 +196,98 @@ fn foreign_keys(protocol: Option<&str>) -> Vec<&'static str> {
     keys.iter().map(|key| key.name).collect()
 }
 
+fn version(router: &Table) -> Option<i64> {
+    router.get("version").and_then(|version| match version.value {
+        Value::Integer(version) => Some(version),
+        _ => None,
+    })
+}
+
+/// The keys that only virtual routers of the other version have.
+fn foreign_to_version(version: Option<i64>) -> Vec<&'static str> {
+    vec![if version == Some(3) { "authentication" } else { "v3_checksum" }]
+}
+
+/// The boxes that share the file.
+struct Nodes {
+    /// The name of this one, as written.
+    own: String,
+    /// Its `address`.
+    address: Option<IpAddr>,
+    /// The others; `None`: it is not known which this is.
+    others: Option<Table>,
+}
+
 /// Merges `[node.NAME]` into the rest, and takes all nodes out.
-fn take_node(table: &mut Table, name: &str, problems: &mut Problems) -> String {
-    let Some(nodes) = table.remove("node") else { return name.to_owned() };
+fn take_nodes(table: &mut Table, name: &str, problems: &mut Problems) -> Nodes {
+    let nobody = |others| Nodes { own: name.to_owned(), address: None, others };
+    let Some(nodes) = table.remove("node") else { return nobody(Some(Table::new())) };
     let place = nodes.key;
-    let Value::Table(nodes) = nodes.value else {
+    let Value::Table(mut nodes) = nodes.value else {
         decode::wrong_type(&nodes, "a table", problems);
-        return name.to_owned();
+        return nobody(None);
     };
     let known: Vec<String> = nodes.keys().cloned().collect();
-    let Some((node, item)) = nodes.into_iter().find(|(node, _)| node.eq_ignore_ascii_case(name)) else {
+    let own = known.iter().find(|node| node.eq_ignore_ascii_case(name));
+    let Some((own, item)) = own.and_then(|own| nodes.remove_entry(own)) else {
         let near = help::nearest(name, known.iter().map(String::as_str));
         let help = near.map(|near| format!("did you mean `--node {near}`?"));
         problems
             .error(place, format!("this box is `{name}`, and there is no [node.{name}]"))
             .help(help.unwrap_or_else(|| format!("say which it is with --node: {}", known.join(", "))));
-        return name.to_owned();
+        return nobody(None);
     };
-    let Value::Table(mut own) = item.value else {
+    let Value::Table(mut tables) = item.value else {
         decode::wrong_type(&item, "a table", problems);
-        return node;
+        return Nodes { own, address: None, others: Some(nodes) };
     };
-    for key in ["include", "node"] {
-        if let Some(item) = own.remove(key) {
+    for key in NOT_IN_NODES {
+        if let Some(item) = tables.remove(key) {
             problems.error(item.key, format!("`{key}` cannot be in a node"));
         }
     }
-    overlay(table, own);
-    node
+    let address = RawOwnNode::read(&tables, item.place, problems).address.get().map(|address| **address);
+    tables.retain(|key, _| RawOwnNode::KEYS.iter().all(|own| own.name != key));
+    overlay(table, tables);
+    Nodes { own, address, others: Some(nodes) }
+}
+
+/// Puts the addresses of the other nodes where `unicast_peers` says "nodes".
+fn name_peers(table: &mut Table, nodes: &Nodes, problems: &mut Problems) {
+    let routers = table.get_mut("vrrp").and_then(Item::as_table_mut).into_iter().flat_map(Table::values_mut);
+    for router in routers.filter_map(Item::as_table_mut) {
+        let Some(peers) = router.get_mut("unicast_peers").filter(|peers| peers.as_str() == Some("nodes")) else {
+            continue;
+        };
+        if nodes.others.as_ref().is_some_and(Table::is_empty) {
+            problems
+                .error(peers.place, "there is no other [node.NAME]")
+                .help("give each box one, with its `address`, or write the addresses here");
+        }
+        let others = nodes.others.iter().flatten();
+        let addresses = others.filter_map(|(name, item)| address_of(name, item, nodes, problems));
+        let addresses: Vec<Item> = addresses.map(|address| peers.with(Value::String(address.to_string()))).collect();
+        peers.value = Value::Array(addresses);
+    }
+}
+
+/// The `address` of another node.
+fn address_of(name: &str, item: &Item, nodes: &Nodes, problems: &mut Problems) -> Option<IpAddr> {
+    let Some(table) = item.as_table() else {
+        decode::wrong_type(item, "a table", problems);
+        return None;
+    };
+    let node = RawOwnNode::read(table, item.place, problems);
+    if node.address.is_absent() {
+        problems
+            .error(item.key, format!("node \"{name}\" has no `address`"))
+            .help("`unicast_peers = \"nodes\"` takes it from here");
+    }
+    let address = node.address.get()?;
+    if nodes.address == Some(**address) {
+        problems.error(address.place, format!("node \"{}\" has the same address", nodes.own));
+    }
+    Some(**address)
 }
 
 /// Puts `over` onto `base`: tables are merged, everything else replaces.

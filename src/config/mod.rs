@@ -14,6 +14,7 @@ mod document;
 mod help;
 mod merge;
 pub mod model;
+mod nodes;
 mod raw;
 mod resolve;
 mod schema;
@@ -31,6 +32,7 @@ pub use schema::{KeyDoc, reference_rows, schema};
 use diagnostic::{Problems, Source, Sources};
 use document::{Item, Secrets, Table, Value};
 use model::Config;
+use nodes::Node;
 use resolve::Outside;
 
 /// Which of the boxes that share a file this is.
@@ -75,28 +77,35 @@ pub fn load(path: &Path, options: &LoadOptions) -> Result<Loaded, Diagnostics> {
     let node = options.node.clone().unwrap_or_else(hostname);
     let env = |name: &str| std::env::var_os(name);
     let (sources, table) = merge::read(path)?;
-    load_node(path, &sources, table, &node, &env)
+    load_node(path, &sources, table, &node, &env).map(|(loaded, _)| loaded)
 }
 
-/// Whether the configuration in `path` is valid for every `[node.*]` in it, or, without any, on this box; the warnings.
+/// Whether the configuration in `path` is valid for every `[node.*]` in it and the boxes fit together, or, without any,
+/// on this box; the warnings.
 ///
 /// # Errors
 /// Everything that is wrong with it, on whichever node.
 pub fn check_all_nodes(path: &Path) -> Result<Diagnostics, Diagnostics> {
     let env = |name: &str| std::env::var_os(name);
     let (sources, table) = merge::read(path)?;
-    let mut nodes = merge::nodes(&table);
-    if nodes.is_empty() {
-        nodes.push(hostname());
+    let mut names = merge::nodes(&table);
+    if names.is_empty() {
+        names.push(hostname());
     }
-    let check = |node: String| {
-        let found = match load_node(path, &sources, table.clone(), &node, &env) {
-            Ok(loaded) => loaded.warnings,
-            Err(diagnostics) => diagnostics,
-        };
-        (node, found)
-    };
-    let all = Diagnostics::over_nodes(nodes.into_iter().map(check).collect());
+    let mut valid = Vec::new();
+    let mut found = Vec::new();
+    for name in names {
+        match load_node(path, &sources, table.clone(), &name, &env) {
+            Ok((loaded, table)) => {
+                found.push((name, loaded.warnings));
+                valid.push(Node { config: loaded.config, table });
+            }
+            Err(diagnostics) => found.push((name, diagnostics)),
+        }
+    }
+    let mut problems = Problems::default();
+    nodes::check(&valid, found.len(), &mut problems);
+    let all = Diagnostics::over_nodes(found).and(sources.render(problems));
     if all.has_errors() { Err(all) } else { Ok(all) }
 }
 
@@ -122,13 +131,14 @@ pub fn parse_effective(text: &str, node: &str) -> Result<Config, Diagnostics> {
     }
 }
 
+/// What `node` runs, and the table that it is made from.
 fn load_node(
     path: &Path,
     sources: &Sources,
     table: Table,
     node: &str,
     env: &dyn Fn(&str) -> Option<OsString>,
-) -> Result<Loaded, Diagnostics> {
+) -> Result<(Loaded, Table), Diagnostics> {
     let mut problems = Problems::default();
     let (mut table, node) = merge::for_node(table, node, &mut problems);
     let folder = path.parent().unwrap_or(Path::new(""));
@@ -138,13 +148,16 @@ fn load_node(
     let failed = problems.has_errors();
     let warnings = sources.render(problems);
     match config {
-        Some(config) if !failed => Ok(Loaded {
-            config,
-            effective: document::to_text(&table, Secrets::Shown),
-            warnings,
-            files: sources.iter().map(|source| source.name.clone()).collect(),
-            masked: document::to_text(&table, Secrets::Masked),
-        }),
+        Some(config) if !failed => {
+            let loaded = Loaded {
+                config,
+                effective: document::to_text(&table, Secrets::Shown),
+                warnings,
+                files: sources.iter().map(|source| source.name.clone()).collect(),
+                masked: document::to_text(&table, Secrets::Masked),
+            };
+            Ok((loaded, table))
+        }
         _ => Err(warnings),
     }
 }

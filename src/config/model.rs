@@ -27,6 +27,8 @@ pub use vrrp::{
 pub struct Config {
     /// `[global]`.
     pub global: Global,
+    /// `[admin]`.
+    pub admin: Admin,
     /// Name of this box: `--node` or the short hostname.
     pub node: Arc<str>,
     /// `[dns]`.
@@ -39,6 +41,23 @@ pub struct Config {
     pub pools: Vec<Arc<Pool>>,
     /// `[vrrp.*]`, by name.
     pub routers: Vec<Arc<VirtualRouter>>,
+}
+
+impl Config {
+    /// Whether `ip` is an address of a virtual router, so that this box need not hold it.
+    pub fn is_virtual(&self, ip: IpAddr) -> bool {
+        let addresses = |router: &Arc<VirtualRouter>| {
+            router.addresses.iter().chain(&router.excluded).any(|address| address.ip == ip)
+        };
+        self.routers.iter().any(addresses)
+    }
+}
+
+/// `[admin]`.
+#[derive(Debug, Clone)]
+pub struct Admin {
+    /// A Unix socket; what the command line talks to.
+    pub socket: PathBuf,
 }
 
 /// `[global]`.

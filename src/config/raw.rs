@@ -2,6 +2,8 @@
 //!
 //! Nothing here knows what a value means; `validate` does. A default is given in the notation of the file.
 
+mod vrrp;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::LazyLock;
 
@@ -14,6 +16,8 @@ use super::words::{
     AlgorithmName, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, RawNode, Redirect,
     RetryCondition, Server, ServerText, Workers,
 };
+
+pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -29,6 +33,8 @@ table! {
         include: List<String> = [],
         /// The process.
         global: RawGlobal = {},
+        /// Where the running program is talked to.
+        admin: RawAdmin = {},
         /// How names of servers are resolved.
         dns: RawDns = {},
         /// Log of requests and TCP sessions; without this table there is none.
@@ -41,8 +47,10 @@ table! {
         site: Named<RawSite> = {},
         /// Servers that share the work: nginx's `upstream`.
         pool: Named<RawPool> = {},
+        /// Addresses that move between the boxes: keepalived's `vrrp_instance`.
+        vrrp: Named<RawVrrp> = {},
         /// What differs on the box of this name (short hostname, or `--node`): any table of this file. Tables are merged,
-        /// everything else replaces. If there is any, the running box must be one of them.
+        /// everything else replaces. If there is any, the running box must be one of them. Its `address` is here too.
         node: Named<RawNode> = {},
     }
 }
@@ -56,6 +64,8 @@ table! {
         site: RawSite,
         /// Keys of all pools.
         pool: RawPool,
+        /// Keys of all virtual routers; `authentication` is for those of version 2, `v3_checksum` for the others.
+        vrrp: RawVrrp,
     }
 }
 
@@ -75,6 +85,8 @@ table! {
         proxy_watchdog: Period = "2s",
         /// Client connections over all listeners; more are closed at accept.
         max_connections: Connections = 100000,
+        /// Whom scripts and notify commands run as when started as root.
+        script_user: String = "bascule",
         /// The program's own log, on stderr.
         log: RawLog = {},
     }
@@ -87,6 +99,22 @@ table! {
         level: String = "info",
         /// "text", or "json" for one object a line.
         format: OwnLogFormat = "text",
+    }
+}
+
+table! {
+    /// `[admin]`
+    struct RawAdmin {
+        /// A Unix socket with its whole path; what the command line talks to. Default: admin.sock in run_dir.
+        socket: String,
+    }
+}
+
+table! {
+    /// `[node.NAME]`, beside tables of the file
+    struct RawOwnNode {
+        /// Of this box, for `unicast_peers = "nodes"` of the others.
+        address: IpAddr,
     }
 }
 

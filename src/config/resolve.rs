@@ -28,7 +28,8 @@ pub(super) enum Outside<'w> {
 }
 
 /// Parts of names of keys whose values are never shown, lower case.
-pub(super) const SENSITIVE: &[&str] = &["authorization", "cookie", "token", "secret", "password", "api-key", "apikey"];
+pub(super) const SENSITIVE: &[&str] =
+    &["authorization", "authentication", "auth_pass", "cookie", "token", "secret", "password", "api-key", "apikey"];
 
 /// Larger error pages are a mistake: each is kept in memory and sent without regard to its size.
 const MAX_PAGE: u64 = 64 * 1024;
@@ -55,13 +56,13 @@ fn mark(item: &mut Item, secret: bool) {
 
 /// Replaces every reference by what it refers to.
 pub(super) fn resolve(table: &mut Table, outside: &Outside<'_>, problems: &mut Problems) {
-    header_values(table, &mut |_, item| {
-        if item.as_table().is_some() {
-            item.secret = true;
-            if let Some(text) = secret(item, outside, problems) {
-                // A secret is taken as it is, and a value is a template.
-                item.value = Value::String(text.replace('$', "$$"));
-            }
+    header_values(table, &mut |item| {
+        // A secret is taken as it is, and a value is a template.
+        inline_secret(item, |text| text.replace('$', "$$"), outside, problems);
+    });
+    tables_called(table, &["authentication"], &mut |authentication| {
+        if let Some(item) = authentication.get_mut("password") {
+            inline_secret(item, |text| text, outside, problems);
         }
     });
     tables_called(table, &["error_pages"], &mut |pages| {
@@ -71,14 +72,14 @@ pub(super) fn resolve(table: &mut Table, outside: &Outside<'_>, problems: &mut P
     });
 }
 
-/// Calls `f` with the name and each value of every header that is set or added.
-fn header_values(table: &mut Table, f: &mut dyn FnMut(&str, &mut Item)) {
+/// Calls `f` with each value of every header that is set or added.
+fn header_values(table: &mut Table, f: &mut dyn FnMut(&mut Item)) {
     tables_called(table, &["request_headers", "response_headers"], &mut |edits| {
         for key in ["set", "add"] {
-            for (name, item) in edits.get_mut(key).and_then(Item::as_table_mut).into_iter().flatten() {
+            for item in edits.get_mut(key).and_then(Item::as_table_mut).into_iter().flat_map(Table::values_mut) {
                 match &mut item.value {
-                    Value::Array(items) => items.iter_mut().for_each(|item| f(name, item)),
-                    _ => f(name, item),
+                    Value::Array(items) => items.iter_mut().for_each(&mut *f),
+                    _ => f(item),
                 }
             }
         }
@@ -96,6 +97,22 @@ fn tables_called(table: &mut Table, names: &[&str], f: &mut dyn FnMut(&mut Table
             }
             Value::String(_) | Value::Integer(_) | Value::Boolean(_) | Value::Other(_) => {}
         }
+    }
+}
+
+/// Replaces a reference by what `written` makes of the secret.
+fn inline_secret(
+    item: &mut Item,
+    written: impl FnOnce(String) -> String,
+    outside: &Outside<'_>,
+    problems: &mut Problems,
+) {
+    if item.as_table().is_none() {
+        return;
+    }
+    item.secret = true;
+    if let Some(text) = secret(item, outside, problems) {
+        item.value = Value::String(written(text));
     }
 }
 

@@ -2,8 +2,9 @@
 
 use serde_json::{Map, Value as Json, json};
 
-use super::decode::{Decode, Key, Shape};
+use super::decode::{Decode, Key, Keys, Shape};
 use super::document;
+use super::merge::NOT_IN_NODES;
 use super::raw::RawFile;
 
 /// One key of the file, for a reference.
@@ -84,7 +85,8 @@ fn visit_at(shape: &'static Shape, path: &str, list: bool, f: &mut impl FnMut(&s
         Shape::Named(inner) => visit_at(inner, &format!("{path}.NAME"), false, f),
         Shape::List(inner) => visit_at(inner, path, true, f),
         Shape::OneOf(shapes) => shapes.iter().for_each(|shape| visit_at(shape, path, list, f)),
-        Shape::Boolean | Shape::Only(_) | Shape::Integer(..) | Shape::Text(..) | Shape::Choice(_) | Shape::File => {}
+        Shape::File(own) => own.iter().for_each(|key| f(&format!("[{path}]"), key)),
+        Shape::Boolean | Shape::Only(_) | Shape::Integer(..) | Shape::Text(..) | Shape::Choice(_) => {}
     }
 }
 
@@ -113,7 +115,7 @@ fn kind(shape: &Shape) -> String {
         Shape::Text(holds, _) => (*holds).into(),
         Shape::Choice(names) => names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),
         Shape::List(inner) => format!("list of {}", kind(inner)),
-        Shape::Named(_) | Shape::Table(_) | Shape::File => "table".into(),
+        Shape::Named(_) | Shape::Table(_) | Shape::File(_) => "table".into(),
         Shape::OneOf(shapes) => shapes.iter().map(|shape| kind(shape)).collect::<Vec<_>>().join(" or "),
     }
 }
@@ -135,7 +137,13 @@ fn json_schema(shape: &Shape) -> Json {
             json!({ "type": "object", "properties": properties, "additionalProperties": false })
         }
         Shape::OneOf(shapes) => json!({ "anyOf": shapes.iter().map(|shape| json_schema(shape)).collect::<Vec<_>>() }),
-        Shape::File => json!({ "$ref": "#" }),
+        Shape::File(own) => {
+            let again = |key: &Key| (key.name.to_owned(), json!({ "$ref": format!("#/properties/{}", key.name) }));
+            let tables = RawFile::KEYS.iter().filter(|key| !NOT_IN_NODES.contains(&key.name)).map(again);
+            let own = own.iter().map(|key| (key.name.to_owned(), property(key)));
+            let properties: Map<_, _> = tables.chain(own).collect();
+            json!({ "type": "object", "properties": properties, "additionalProperties": false })
+        }
     }
 }
 

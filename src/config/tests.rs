@@ -1,3 +1,5 @@
+mod vrrp;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::SocketAddr;
@@ -30,7 +32,7 @@ fn load_in(text: &str, node: &str, folder: &Path, env: &[(&str, &str)]) -> Resul
     if problems.has_errors() {
         return Err(sources.render(problems));
     }
-    load_node(&path, &sources, table, node, &|name| env.get(name).map(OsString::from))
+    load_node(&path, &sources, table, node, &|name| env.get(name).map(OsString::from)).map(|(loaded, _)| loaded)
 }
 
 fn load_text(text: &str) -> Loaded {
@@ -120,7 +122,7 @@ fn every_default_of_every_table_can_be_decoded() {
 
 #[test]
 fn the_effective_text_gives_the_same_configuration() {
-    for (text, node) in [(FULL, "lb1"), (FULL, "lb2"), (include_str!("../../conf/bascule.toml"), "any"), (LEAST, "x")] {
+    for (text, node) in [(FULL, "lb1"), (FULL, "lb2"), (include_str!("../../conf/bascule.toml"), "lb1"), (LEAST, "x")] {
         let loaded = load_in(text, node, Path::new("conf"), &[]).unwrap();
         let again = parse_effective(&loaded.effective, node).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(format!("{again:#?}"), format!("{:#?}", loaded.config));
@@ -457,7 +459,11 @@ fn the_schema_says_what_the_file_may_have() {
     assert_eq!(pool["properties"]["connect_timeout"]["default"], "5s");
     assert_eq!(pool["properties"]["retry_on"]["default"], serde_json::json!(["connect", "reset", "invalid_header"]));
     assert_eq!(pool["properties"]["servers"]["items"]["anyOf"][1]["properties"]["weight"]["maximum"], 65_535);
-    assert_eq!(schema["properties"]["node"]["additionalProperties"]["$ref"], "#");
+    let node = &schema["properties"]["node"]["additionalProperties"]["properties"];
+    assert_eq!((&node["pool"]["$ref"], &node["node"]), (&"#/properties/pool".into(), &serde_json::Value::Null));
+    assert_eq!(node["address"]["type"], "string");
+    let authentication = &schema["properties"]["vrrp"]["additionalProperties"]["properties"]["authentication"];
+    assert_eq!(authentication["properties"]["type"]["default"], "pass");
     assert_eq!(pool["properties"]["algorithm"]["enum"][1], "least_conn");
 }
 
@@ -472,8 +478,10 @@ fn the_reference_has_each_key_once() {
     let [read_timeout] = &*find("read_timeout") else { panic!("one row") };
     assert_eq!(read_timeout.tables, ["[site.NAME]", "[[site.NAME.route]]", "[pool.NAME]"]);
     assert_eq!((read_timeout.kind.as_str(), read_timeout.default), ("duration", Some("\"60s\"")));
-    let [weight] = &*find("weight") else { panic!("one row") };
+    let [weight, ..] = &*find("weight") else { panic!("a row") };
     assert_eq!((&*weight.tables, weight.kind.as_str()), (&["[[pool.NAME.servers]]".to_owned()][..], "1 to 65535"));
+    let [address] = &*find("label") else { panic!("one row") };
+    assert_eq!(address.tables, ["[[vrrp.NAME.virtual_addresses]]", "[[vrrp.NAME.excluded_addresses]]"]);
     assert_eq!(find("tcp_keepalive").len(), 2, "listeners and pools have different ones");
 }
 

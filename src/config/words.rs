@@ -1,5 +1,7 @@
 //! Values of particular keys: words with a meaning, and short forms of tables.
 
+mod vrrp;
+
 use std::net::{IpAddr, SocketAddr};
 
 use super::decode::{self, Decode, Int, Keys, Shape, choices};
@@ -7,7 +9,11 @@ use super::diagnostic::Problems;
 use super::document::{Item, Table, Value};
 use super::help;
 use super::model::{Consistent, Freebind, Protocol};
-use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawRedirect, RawSecret, RawServer};
+use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
+
+pub(super) use vrrp::{
+    AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
+};
 
 choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
 choices!(Consistent { "none" => Self::None, "ketama" => Self::Ketama, "maglev" => Self::Maglev });
@@ -184,14 +190,19 @@ impl Decode for HeaderValue {
     const SHAPE: &'static Shape = &Shape::OneOf(&[String::SHAPE, RawSecret::SHAPE]);
 
     fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
-        match &item.value {
-            Value::String(text) => Some(Self(text.clone())),
-            // It could not be resolved, and that is noted.
-            Value::Table(_) => None,
-            _ => {
-                decode::wrong_type(item, "a string, or { file | env | credential = \"...\" }", problems);
-                None
-            }
+        secret_or_text(item, problems).map(Self)
+    }
+}
+
+/// A string; a secret from outside is one by now.
+fn secret_or_text(item: &Item, problems: &mut Problems) -> Option<String> {
+    match &item.value {
+        Value::String(text) => Some(text.clone()),
+        // It could not be resolved, and that is noted.
+        Value::Table(_) => None,
+        _ => {
+            decode::wrong_type(item, "a string, or { file | env | credential = \"...\" }", problems);
+            None
         }
     }
 }
@@ -267,7 +278,7 @@ impl Decode for ServerText {
 pub(super) struct RawNode;
 
 impl Decode for RawNode {
-    const SHAPE: &'static Shape = &Shape::File;
+    const SHAPE: &'static Shape = &Shape::File(RawOwnNode::KEYS);
 
     fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
         if item.as_table().is_none() {

@@ -1,11 +1,11 @@
-//! `[global]` and `[dns]`.
+//! `[global]`, `[admin]` and `[dns]`.
 
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Context;
-use crate::config::model::{Dns, Global, Log};
+use crate::config::model::{Admin, Dns, Global, Log};
 use crate::config::raw::{RawDns, RawGlobal};
 use crate::config::words::OwnLogFormat;
 use crate::telemetry;
@@ -13,9 +13,13 @@ use crate::telemetry;
 /// A few of the shortest heartbeats.
 const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 
+/// What a `sockaddr_un` has room for, and a zero.
+const LONGEST_SOCKET: usize = 107;
+
 pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
-    let RawGlobal { workers, user, run_dir, shutdown_timeout, proxy_watchdog, max_connections, log } = &*cx.file.global;
-    if user.is_empty() {
+    let RawGlobal { workers, user, run_dir, shutdown_timeout, proxy_watchdog, max_connections, script_user, log } =
+        &*cx.file.global;
+    for user in [user, script_user].into_iter().filter(|user| user.is_empty()) {
         cx.problems.error(user.place, "the name of a user cannot be empty");
     }
     if proxy_watchdog.get() < SHORTEST_WATCHDOG {
@@ -37,9 +41,23 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
         shutdown_timeout: shutdown_timeout.get(),
         proxy_watchdog: proxy_watchdog.get(),
         max_connections: max_connections.0,
-        script_user: "bascule".to_owned(),
+        script_user: (**script_user).clone(),
         log: Log { level: (*log.level).clone(), json: *log.format == OwnLogFormat::Json },
     })
+}
+
+pub(super) fn admin(global: &Global, cx: &mut Context<'_>) -> Option<Admin> {
+    let written = cx.file.admin.socket.get();
+    if cx.file.admin.socket.is_absent() {
+        return Some(Admin { socket: global.run_dir.join("admin.sock") });
+    }
+    let written = written?;
+    if !Path::new(written.as_str()).is_absolute() {
+        cx.problems.error(written.place, "not a whole path").help("start it with `/`");
+    } else if written.len() > LONGEST_SOCKET {
+        cx.problems.error(written.place, format!("the path of a socket has at most {LONGEST_SOCKET} bytes"));
+    }
+    Some(Admin { socket: PathBuf::from(written.as_str()) })
 }
 
 pub(super) fn dns(cx: &mut Context<'_>) -> Dns {

@@ -10,6 +10,8 @@ mod pool;
 mod route;
 mod settings;
 mod site;
+mod track;
+mod vrrp;
 
 use super::decode::{At, Decode, Named};
 use super::diagnostic::Problems;
@@ -38,14 +40,17 @@ pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Opt
     let pools = pool::pools(&mut cx);
     let listeners = listener::listeners(&mut cx);
     let sites = site::sites(&mut cx);
+    let routers = vrrp::routers(&mut cx);
+    let global = global::global(&mut cx)?;
     let config = Config {
-        global: global::global(&mut cx)?,
+        admin: global::admin(&global, &mut cx)?,
+        global,
         node: node.into(),
         dns: global::dns(&mut cx),
         listeners,
         sites,
         pools,
-        routers: Vec::new(),
+        routers,
     };
     cx.warn_unused();
     (!problems.has_errors()).then_some(config)
