@@ -60,6 +60,28 @@ pub fn close_inherited_on_exec() {
     }
 }
 
+/// Gives the calling thread, and threads it starts, no more than `wanted` of the capabilities it has, and no new ones ever.
+///
+/// # Errors
+/// The kernel refuses, which it never does to giving up.
+pub fn keep_capabilities(wanted: CapabilitySet) -> io::Result<()> {
+    let has = rustix::thread::capabilities(None)?;
+    rustix::thread::clear_ambient_capability_set()?;
+    let kept = CapabilitySets {
+        effective: has.effective & wanted,
+        permitted: has.permitted & wanted,
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, kept)?;
+    Ok(rustix::thread::set_no_new_privs(true)?)
+}
+
+/// Whether all memory may be locked: with a limit, locking future memory too would make allocations fail.
+pub fn may_lock_memory() -> bool {
+    let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();
+    unlimited || rustix::thread::capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::IPC_LOCK))
+}
+
 /// Whether this process can become another user.
 pub fn can_change_user() -> bool {
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;

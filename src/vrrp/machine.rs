@@ -118,6 +118,9 @@ pub struct Memory {
     pub losses: Vec<u64>,
     /// No preemption before.
     pub held_until: u64,
+    /// It stood still before it ended: a peer may have taken over.
+    #[serde(default)]
+    pub stalled: bool,
 }
 
 /// See the module's documentation.
@@ -294,6 +297,7 @@ impl VirtualRouter {
             yielded: self.yielded,
             losses: self.losses.iter().map(|at| at.0).collect(),
             held_until: self.held_until.0,
+            stalled: false,
         }
     }
 
@@ -322,7 +326,11 @@ impl VirtualRouter {
         self.losses = memory.losses.iter().map(|at| Micros(*at)).collect();
         self.held_until = Micros(memory.held_until);
         self.ready_since = now;
-        if memory.active && self.condition.link {
+        if memory.active && self.condition.link && memory.stalled {
+            let interval = self.settings.interval.get();
+            self.take(Why::Resumed, Phase::Listening { until: now.after(interval + interval / 8) }, now);
+            self.push(Action::Acquire);
+        } else if memory.active && self.condition.link {
             self.promote(Why::Resumed, now);
         } else {
             if memory.active {
@@ -543,9 +551,16 @@ impl VirtualRouter {
     }
 
     fn promote(&mut self, why: Why, now: Micros) {
+        self.take(why, Phase::Holding, now);
+        // First the word, then the addresses: whoever held them lets go meanwhile (RFC 9568 6.4.2 (405)).
+        self.advertise(now);
+        self.push(Action::Acquire);
+    }
+
+    fn take(&mut self, why: Why, phase: Phase, now: Micros) {
         let active = Active {
             next_advert: now,
-            phase: Phase::Holding,
+            phase,
             inherited: why == Why::PeerResigned,
             rival: None,
             deaf: None,
@@ -553,9 +568,6 @@ impl VirtualRouter {
         };
         self.yielded = false;
         self.enter(Role::Active(active), why, now);
-        // First the word, then the addresses: whoever held them lets go meanwhile (RFC 9568 6.4.2 (405)).
-        self.advertise(now);
-        self.push(Action::Acquire);
     }
 
     fn new_backup(&self, master: Option<Said>, basis: Micros) -> Backup {

@@ -96,6 +96,8 @@ pub enum Finding {
     Far(IpAddr),
     /// A virtual router id that is not configured here.
     UnknownVrid(IpAddr, u8),
+    /// Our own advertisements are refused by the kernel.
+    Unsent,
 }
 
 /// What there is to speak by.

@@ -38,6 +38,11 @@ impl SynTrap {
         unimplemented!("{:?} {:?}", self.socket, self.addresses)
     }
 
+    /// Forgets what is held, and what has come until now.
+    pub fn discard(&mut self) {
+        unimplemented!()
+    }
+
     /// Who announced one of the addresses since the trap was opened, by what was collected: the last one.
     pub fn seen_announcement(&self) -> Option<Mac> {
         unimplemented!()

@@ -597,6 +597,24 @@ fn a_successor_of_this_process_goes_on_without_an_election() {
 }
 
 #[test]
+fn a_successor_of_a_process_that_stood_still_listens_first() {
+    let memory = Memory { stalled: true, ..Bench::active(settings()).router.memory() };
+    let resumed = || {
+        let mut next = Bench::new(settings());
+        next.ms = 50_000;
+        next.router.resume(&memory, next.now());
+        assert_eq!(doings(&next.actions()), [Action::Acquire]);
+        next.router.acquired(next.now());
+        next
+    };
+    let mut alone = resumed();
+    assert_eq!(alone.run_to(51_100), []);
+    assert_eq!(alone.run_to(51_200)[..2], [advertise(100), Action::Announce]);
+    let mut overtaken = resumed();
+    assert_eq!(whys(&overtaken.hear(said(PEER, 50))), [Why::Overtaken]);
+}
+
+#[test]
 fn nothing_is_claimed_before_the_startup_delay_is_over() {
     let mut b = Bench::backup(Settings { startup_delay: Duration::from_secs(30), ..settings() });
     assert_eq!(b.run_to(29_999), []);

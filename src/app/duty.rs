@@ -1,0 +1,506 @@
+//! The supervisor's half of VRRP: runs the vrrp process, says what this box can do, and takes part in handovers.
+//!
+//! ```text
+//!  stop, handover      the proxy          the vrrp process
+//!        │        quiet: finish, close         │
+//!        ├──────────────▶│                     │
+//!        │   quieted, or handover_drain over   │
+//!        ├────────────────────────────────────▶│ priority 0, waits, lingers
+//!        │◀──────────── leaving ───────────────┤
+//!        ├── abort ─────▶│── aborted ─────────▶│ takes the address off
+//!        │◀──────────── stopped, changed ──────┤
+//! ```
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::{IpAddr, TcpListener};
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{Pid, PidfdFlags, pidfd_open};
+use tokio::time::Instant;
+use tracing::{debug, error, info, warn};
+
+use crate::app::at;
+use crate::app::backoff::Backoff;
+use crate::app::child::{Lost, Program};
+use crate::app::condition::Condition;
+use crate::app::vrrp::NOTE;
+use crate::app::vrrp::child::{VrrpChild, borrowed};
+use crate::app::vrrp::messages::{FromVrrp, Start, ToVrrp};
+use crate::config::Loaded;
+use crate::config::model::VirtualRouter;
+use crate::net::clock;
+use crate::vrrp::event::{State, Why};
+use crate::vrrp::machine::Memory;
+use crate::vrrpd;
+use crate::vrrpd::report::{Fitness, RouterStatus};
+
+/// See the module's documentation.
+pub(super) struct Duty {
+    routers: Vec<Arc<VirtualRouter>>,
+    config: String,
+    node: String,
+    run_dir: PathBuf,
+    doors: Vec<TcpListener>,
+    /// Read end for proxies, write end for the vrrp process: the proxy ends when nobody holds the write end.
+    guard: (OwnedFd, OwnedFd),
+    child: Option<VrrpChild>,
+    backoff: Backoff,
+    start_at: Option<Instant>,
+    /// Since when nobody speaks for the addresses that may be on the box.
+    mute_since: Option<Instant>,
+    proxy: Option<OwnedFd>,
+    condition: Condition,
+    said: Vec<Fitness>,
+    statuses: Vec<RouterStatus>,
+    memories: Vec<(Arc<str>, Memory)>,
+    scheduling: String,
+    stage: Stage,
+    /// What is to be said next.
+    then: Option<DutyEvent>,
+}
+
+/// What is under way.
+#[derive(Debug)]
+enum Stage {
+    Steady,
+    /// The proxy finishes what it can.
+    Draining { of: BTreeSet<usize>, until: Instant, then: Then },
+    /// The vrrp process gives addresses away.
+    Handing { of: BTreeSet<usize>, failed: bool, until: Instant },
+    Stopping,
+    Stopped,
+}
+
+/// What comes after the drain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Then {
+    Stop,
+    HandOver,
+}
+
+/// What the supervisor is to do, or to know.
+#[derive(Debug)]
+pub(super) enum DutyEvent {
+    /// Nothing.
+    None,
+    /// Tell the proxy to finish what it can, or to go on.
+    Quiet(bool),
+    /// Tell the proxy to reset connections, then [`Duty::aborted`]; without a token nobody waits.
+    Abort { addresses: Vec<IpAddr>, token: u64 },
+    /// No router takes part any more.
+    Stopped,
+    /// A handover is over; whether somebody took the addresses.
+    HandedOver(bool),
+    /// A router has changed its state.
+    Changed { router: usize, to: State, why: Why, priority: u8 },
+}
+
+/// For whoever is to be told of connections that nobody waits for.
+pub(super) const NO_TOKEN: u64 = 0;
+/// Nobody speaks for so long: addresses that are still on the box are taken off, for a peer has them by now.
+const MUTE_LIMIT: Duration = Duration::from_secs(1);
+/// For the vrrp process to leave.
+const LEAVE_LIMIT: Duration = Duration::from_millis(500);
+/// No offer and linger lasts longer than this.
+const HANDOVER_LIMIT: Duration = Duration::from_secs(60);
+
+impl Duty {
+    /// What runs `loaded`'s virtual routers; `None` when there are none.
+    pub(super) fn new(loaded: &Loaded, listeners: &[crate::proxy::BoundListener]) -> io::Result<Option<Self>> {
+        let config = &loaded.config;
+        if config.routers.is_empty() {
+            return Ok(None);
+        }
+        let takes = |addr: &IpAddr| addr.is_unspecified() || config.is_virtual(*addr);
+        let doors = listeners.iter().filter(|l| takes(&l.addr.ip())).flat_map(|l| &l.shards);
+        let count = config.routers.len();
+        Ok(Some(Self {
+            routers: config.routers.clone(),
+            config: loaded.effective.clone(),
+            node: config.node.to_string(),
+            run_dir: config.global.run_dir.clone(),
+            doors: doors.map(TcpListener::try_clone).collect::<io::Result<_>>()?,
+            guard: pipe_with(PipeFlags::CLOEXEC)?,
+            child: None,
+            backoff: Backoff::default(),
+            start_at: None,
+            mute_since: None,
+            proxy: None,
+            condition: Condition::new(count),
+            said: Vec::new(),
+            statuses: Vec::new(),
+            memories: Vec::new(),
+            scheduling: String::new(),
+            stage: Stage::Steady,
+            then: None,
+        }))
+    }
+
+    /// What a proxy watches instead of us.
+    pub(super) fn guard(&self) -> &OwnedFd {
+        &self.guard.0
+    }
+
+    /// All routers, as last reported.
+    pub(super) fn statuses(&self) -> &[RouterStatus] {
+        &self.statuses
+    }
+
+    /// How the urgent thread is scheduled.
+    pub(super) fn scheduling(&self) -> &str {
+        &self.scheduling
+    }
+
+    /// Pid of the vrrp process.
+    pub(super) fn pid(&self) -> Option<u32> {
+        self.child.as_ref().map(VrrpChild::pid)
+    }
+
+    pub(super) fn is_in_maintenance(&self) -> bool {
+        self.condition.maintenance
+    }
+
+    /// Whether there is anything left to stop.
+    pub(super) fn is_running(&self) -> bool {
+        !matches!(self.stage, Stage::Stopped) && (self.child.is_some() || self.start_at.is_some())
+    }
+
+    /// The next thing. Cancel-safe: channels that keep what came in part, and timers.
+    pub(super) async fn next(&mut self, program: &Program) -> DutyEvent {
+        if let Some(event) = self.then.take() {
+            return event;
+        }
+        let grace = self.next_grace();
+        let stage = match &self.stage {
+            Stage::Draining { until, .. } | Stage::Handing { until, .. } => Some(*until),
+            Stage::Steady | Stage::Stopping | Stage::Stopped => None,
+        };
+        let mute = self.mute_since.map(|since| since + MUTE_LIMIT);
+        tokio::select! {
+            message = next_message(&mut self.child) => match message {
+                Ok(message) => self.on_message(message).await,
+                Err(lost) => {
+                    self.lost(lost).await;
+                    DutyEvent::None
+                }
+            },
+            () = at(self.start_at) => {
+                self.start(program).await;
+                DutyEvent::None
+            }
+            () = at(grace) => {
+                self.say().await;
+                DutyEvent::None
+            }
+            () = at(stage) => self.on_stage_over().await,
+            () = at(mute) => {
+                self.on_mute();
+                DutyEvent::None
+            }
+        }
+    }
+
+    // === the box
+
+    /// A proxy serves.
+    pub(super) async fn proxy_ready(&mut self, pid: u32, program: &Program) {
+        (self.condition.serving, self.condition.away_since) = (true, None);
+        let pid = Pid::from_raw(pid.cast_signed());
+        self.proxy = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
+        if self.child.is_none() && self.start_at.is_none() && !matches!(self.stage, Stage::Stopped) {
+            // Nothing is claimed before it can be served.
+            self.start(program).await;
+            return;
+        }
+        self.introduce_proxy().await;
+        self.say().await;
+    }
+
+    /// The proxy is gone, and may be back in a moment.
+    pub(super) async fn proxy_lost(&mut self) {
+        self.condition.serving = false;
+        self.condition.away_since.get_or_insert_with(Instant::now);
+        self.say().await;
+    }
+
+    /// How many servers of tracked pools are up.
+    pub(super) async fn set_pools(&mut self, pools: HashMap<Arc<str>, (u32, u32)>) {
+        self.condition.pools = pools;
+        self.say().await;
+    }
+
+    /// What scripts and files say of a router.
+    pub(super) async fn set_tracked(&mut self, router: usize, fitness: Fitness) {
+        if let Some(tracked) = self.condition.tracked.get_mut(router) {
+            *tracked = fitness;
+        }
+        self.say().await;
+    }
+
+    /// The operator's switch.
+    pub(super) async fn set_maintenance(&mut self, on: bool) {
+        self.condition.maintenance = on;
+        self.say().await;
+    }
+
+    /// Connections were reset as [`DutyEvent::Abort`] asked.
+    pub(super) async fn aborted(&mut self, token: u64) {
+        if token != NO_TOKEN {
+            self.tell(ToVrrp::Aborted { token }).await;
+        }
+    }
+
+    fn fitness(&self) -> Vec<Fitness> {
+        let now = Instant::now();
+        self.routers.iter().enumerate().map(|(i, router)| self.condition.fitness(i, router, now)).collect()
+    }
+
+    /// When the patience with a proxy that is away ends for one more router.
+    fn next_grace(&self) -> Option<Instant> {
+        let now = Instant::now();
+        self.routers.iter().filter_map(|router| self.condition.grace_over_at(router)).filter(|at| *at > now).min()
+    }
+
+    /// Tells the vrrp process what has changed.
+    async fn say(&mut self) {
+        let all = self.fitness();
+        if all != self.said && self.child.is_some() {
+            self.said.clone_from(&all);
+            self.tell(ToVrrp::Fitness(all)).await;
+        }
+    }
+
+    // === the process
+
+    async fn start(&mut self, program: &Program) {
+        self.start_at = None;
+        if let Err(lost) = self.try_start(program).await {
+            self.lost(lost).await;
+        }
+    }
+
+    async fn try_start(&mut self, program: &Program) -> Result<(), Lost> {
+        let child = VrrpChild::spawn(program).map_err(Lost::Unborn)?;
+        debug!(pid = child.pid(), "vrrp started");
+        let fitness = self.fitness();
+        let start = ToVrrp::Start(Start {
+            node: self.node.clone(),
+            config: self.config.clone(),
+            fitness: fitness.clone(),
+            memories: self.memories.clone(),
+            doors: self.doors.len(),
+        });
+        let mut fds = vec![self.guard.1.as_fd()];
+        fds.extend(borrowed(&self.doors));
+        let sent = child.send(&start, &fds).await;
+        self.said = fitness;
+        self.child = Some(child);
+        sent?;
+        self.introduce_proxy().await;
+        Ok(())
+    }
+
+    async fn introduce_proxy(&mut self) {
+        if let (Some(child), Some(proxy)) = (&self.child, &self.proxy)
+            && let Err(lost) = child.send(&ToVrrp::Proxy, &[proxy.as_fd()]).await
+        {
+            self.lost(lost).await;
+        }
+    }
+
+    async fn tell(&mut self, message: ToVrrp) {
+        if let Some(child) = &self.child
+            && let Err(lost) = child.send(&message, &[]).await
+        {
+            self.lost(lost).await;
+        }
+    }
+
+    /// Ends what is left of the process; another goes on where it stopped.
+    async fn lost(&mut self, lost: Lost) {
+        let hung = matches!(lost, Lost::Hung(_));
+        match self.child.take() {
+            Some(child) => {
+                let pid = child.pid();
+                let how = child.kill().await;
+                error!(pid, reason = %lost, status = how, "vrrp process lost");
+            }
+            None => error!(reason = %lost, "vrrp process not started"),
+        }
+        self.mute_since.get_or_insert_with(Instant::now);
+        if hung {
+            self.memories.iter_mut().for_each(|(_, memory)| memory.stalled = true);
+        }
+        if !matches!(self.stage, Stage::Stopped) {
+            self.start_at = Some(Instant::now() + self.backoff.died(clock::now()));
+        }
+    }
+
+    /// Nobody could be started: a peer has taken over, and two boxes would answer.
+    fn on_mute(&mut self) {
+        self.mute_since = None;
+        match vrrpd::sweep(&self.run_dir.join(NOTE)) {
+            Ok(removed) => warn!(?removed, "no vrrp process for a second: addresses removed"),
+            Err(e) => error!(error = e, "no vrrp process, and addresses cannot be removed"),
+        }
+        self.memories.clear();
+    }
+
+    /// To be called several times a second.
+    pub(super) async fn check(&mut self) {
+        if let Some(child) = &mut self.child
+            && let Err(lost) = child.check()
+        {
+            self.lost(lost).await;
+        }
+    }
+
+    async fn on_message(&mut self, message: FromVrrp) -> DutyEvent {
+        match message {
+            FromVrrp::Status(all) => {
+                self.memories = all.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
+                self.statuses = all;
+                self.mute_since = None;
+                self.backoff.ready(clock::now());
+            }
+            FromVrrp::Scheduling(text) => self.scheduling = text,
+            FromVrrp::Changed { router, from, to, why } => {
+                // Whoever waits for a handover is told after whoever wants to know of every change.
+                self.then = if from == State::Active { self.handed(router, true) } else { None };
+                let priority = self.statuses.get(router).map_or(0, |status| status.priority);
+                return DutyEvent::Changed { router, to, why, priority };
+            }
+            FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
+            FromVrrp::Leaving { token, addresses } => return DutyEvent::Abort { addresses, token },
+            FromVrrp::Left { addresses } => return DutyEvent::Abort { addresses, token: NO_TOKEN },
+            FromVrrp::Stopped => {
+                self.stage = Stage::Stopped;
+                return DutyEvent::Stopped;
+            }
+        }
+        DutyEvent::None
+    }
+
+    // === handovers
+
+    /// Gives the addresses of router `name`, or of all, to a peer; [`DutyEvent::HandedOver`] follows.
+    ///
+    /// # Errors
+    /// Why not, for the operator.
+    pub(super) async fn hand_over(&mut self, name: Option<&str>) -> Result<DutyEvent, String> {
+        if !matches!(self.stage, Stage::Steady) {
+            return Err("a handover or a stop is under way".to_owned());
+        }
+        if let Some(name) = name
+            && !self.routers.iter().any(|router| *router.name == *name)
+        {
+            return Err(format!("there is no virtual router \"{name}\""));
+        }
+        let of: BTreeSet<usize> = self.held().filter(|i| name.is_none_or(|name| *self.routers[*i].name == *name)).collect();
+        if of.is_empty() {
+            return Err("this box does not hold the addresses".to_owned());
+        }
+        Ok(self.drain(of, Then::HandOver).await)
+    }
+
+    /// Begins to stop: [`DutyEvent::Stopped`] follows.
+    pub(super) async fn stop(&mut self) -> DutyEvent {
+        let of = self.held().collect();
+        self.drain(of, Then::Stop).await
+    }
+
+    /// Lets go without waiting for anybody.
+    pub(super) async fn stop_now(&mut self) {
+        self.stage = Stage::Stopping;
+        self.tell(ToVrrp::StopNow).await;
+    }
+
+    /// Ends the process.
+    pub(super) async fn end(&mut self) {
+        self.stage = Stage::Stopped;
+        if let Some(child) = self.child.take() {
+            child.end(LEAVE_LIMIT).await;
+        }
+    }
+
+    fn held(&self) -> impl Iterator<Item = usize> + '_ {
+        self.statuses.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
+    }
+
+    async fn drain(&mut self, of: BTreeSet<usize>, then: Then) -> DutyEvent {
+        let longest = of.iter().map(|i| self.routers[*i].handover_drain).max().unwrap_or_default();
+        if longest.is_zero() || !self.condition.serving {
+            self.give(of, then).await;
+            return DutyEvent::None;
+        }
+        info!(limit = ?longest, "before the addresses go: requests under way are finished");
+        self.stage = Stage::Draining { of, until: Instant::now() + longest, then };
+        DutyEvent::Quiet(true)
+    }
+
+    /// Nothing that was under way when the drain began is left, or the time for it is over.
+    pub(super) async fn quieted(&mut self) {
+        match std::mem::replace(&mut self.stage, Stage::Steady) {
+            Stage::Draining { of, then, .. } => self.give(of, then).await,
+            other => self.stage = other,
+        }
+    }
+
+    /// Has the addresses offered to the peer.
+    async fn give(&mut self, of: BTreeSet<usize>, then: Then) {
+        match then {
+            Then::Stop => {
+                self.stage = Stage::Stopping;
+                self.tell(ToVrrp::Stop).await;
+            }
+            Then::HandOver => {
+                let routers: Vec<usize> = of.iter().copied().collect();
+                self.stage = Stage::Handing { of, failed: false, until: Instant::now() + HANDOVER_LIMIT };
+                for router in routers {
+                    self.tell(ToVrrp::HandOver { router: Some(router) }).await;
+                }
+            }
+        }
+    }
+
+    /// A router has given its addresses away, or could not; the event when it was the last.
+    fn handed(&mut self, router: usize, given: bool) -> Option<DutyEvent> {
+        let Stage::Handing { of, failed, .. } = &mut self.stage else { return None };
+        if !of.remove(&router) {
+            return None;
+        }
+        *failed |= !given;
+        if !of.is_empty() {
+            return None;
+        }
+        let taken = !*failed;
+        self.stage = Stage::Steady;
+        Some(DutyEvent::HandedOver(taken))
+    }
+
+    async fn on_stage_over(&mut self) -> DutyEvent {
+        match self.stage {
+            Stage::Draining { .. } => {
+                self.quieted().await;
+                DutyEvent::None
+            }
+            Stage::Handing { .. } => {
+                self.stage = Stage::Steady;
+                DutyEvent::HandedOver(false)
+            }
+            Stage::Steady | Stage::Stopping | Stage::Stopped => DutyEvent::None,
+        }
+    }
+}
+
+async fn next_message(child: &mut Option<VrrpChild>) -> Result<FromVrrp, Lost> {
+    match child {
+        Some(child) => child.next().await,
+        None => std::future::pending().await,
+    }
+}

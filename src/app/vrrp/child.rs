@@ -1,0 +1,88 @@
+//! The vrrp process as the supervisor sees it.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::Duration;
+
+use tokio::time::timeout;
+
+use crate::app::child::{Lost, Program, Spawned};
+use crate::app::vrrp::messages::{FromVrrp, ToVrrp, ToVrrpChannel};
+use crate::app::watchdog::{Verdict, Watchdog};
+use crate::ipc::{self, Limits};
+use crate::net::clock;
+
+/// A running vrrp process.
+pub(in crate::app) struct VrrpChild {
+    process: Spawned,
+    channel: ToVrrpChannel,
+    watchdog: Watchdog,
+}
+
+/// Its urgent thread says something four times a second.
+const SILENCE: Duration = Duration::from_secs(2);
+const START_LIMIT: Duration = Duration::from_secs(10);
+/// For a message to be taken.
+const SEND_LIMIT: Duration = Duration::from_secs(2);
+
+impl VrrpChild {
+    /// Starts one.
+    pub(in crate::app) fn spawn(program: &Program) -> io::Result<Self> {
+        let (ours, theirs) = ipc::socketpair()?;
+        // It outlives us, to hand the addresses over.
+        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs, false)?;
+        let channel = ToVrrpChannel::new(ours, Limits::OF_PROXY)?;
+        Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
+    }
+
+    pub(in crate::app) fn pid(&self) -> u32 {
+        self.process.pid()
+    }
+
+    /// The next message. Cancel-safe.
+    pub(in crate::app) async fn next(&mut self) -> Result<FromVrrp, Lost> {
+        match self.channel.recv().await {
+            Ok(Some((message, _))) => {
+                self.watchdog.heartbeat(&[], clock::now());
+                Ok(message)
+            }
+            Ok(None) => Err(Lost::Closed),
+            Err(e) => Err(Lost::Garbled(e)),
+        }
+    }
+
+    /// Whether it still runs well; to be called several times a second.
+    pub(in crate::app) fn check(&mut self) -> Result<(), Lost> {
+        self.watchdog.check(clock::now()).map_or(Ok(()), |_| Err(Lost::Hung(Verdict::Silent)))
+    }
+
+    /// Sends a message.
+    pub(in crate::app) async fn send(&self, message: &ToVrrp, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        match timeout(SEND_LIMIT, self.channel.send(message, descriptors)).await {
+            Ok(sent) => sent.map_err(Lost::Deaf),
+            Err(_) => Err(Lost::Deaf(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    /// Lets it leave for `limit`, then ends it.
+    pub(in crate::app) async fn end(mut self, limit: Duration) {
+        if self.channel.try_send(&ToVrrp::End).is_ok() {
+            let _ = timeout(limit, async { while self.next().await.is_ok() {} }).await;
+        }
+        self.kill().await;
+    }
+
+    /// Ends it at once; how it ended.
+    pub(in crate::app) async fn kill(self) -> String {
+        let Self { process, channel, .. } = self;
+        // Killed before its channel ends: it is not to take us for dead.
+        let how = process.kill().await;
+        drop(channel);
+        how
+    }
+}
+
+/// Borrows descriptors for a message.
+pub(in crate::app) fn borrowed<T: AsFd>(of: &[T]) -> Vec<BorrowedFd<'_>> {
+    of.iter().map(AsFd::as_fd).collect()
+}
