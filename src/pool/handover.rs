@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::time::Millis;
 
 use super::Pool;
+use super::passive::Record;
 
 /// State of one server, keyed as servers are carried over reloads: pool, server, address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,13 +30,16 @@ pub struct ServerState {
     pub requests: u64,
     /// Failures ever.
     pub failures: u64,
+    /// Failures since the last success.
+    #[serde(default)]
+    pub row: u32,
 }
 
 impl Pool {
     /// The state of every server now.
     pub fn export(&self) -> Vec<ServerState> {
         let state = |server: &Arc<super::Server>| {
-            let (fails, accessed, checked, failures) = server.passive.export();
+            let Record { fails, accessed, checked, failures, row } = server.passive.export();
             ServerState {
                 pool: server.pool.clone(),
                 name: server.name.clone(),
@@ -45,6 +49,7 @@ impl Pool {
                 checked,
                 requests: server.requests(),
                 failures,
+                row,
             }
         };
         self.servers().map(state).collect()
@@ -59,7 +64,8 @@ impl Pool {
             states.map(|state| ((&*state.name, state.address), state)).collect();
         for server in self.servers() {
             if let Some(state) = states.get(&(&*server.name, server.address)) {
-                server.passive.import((state.fails, state.accessed, state.checked, state.failures), now);
+                let ServerState { fails, accessed, checked, failures, row, .. } = **state;
+                server.passive.import(Record { fails, accessed, checked, failures, row }, now);
                 server.add_requests(state.requests);
             }
         }

@@ -71,6 +71,8 @@ struct Member {
     /// 0: no limit.
     max_conns: u32,
     limits: Limits,
+    /// `max_fails` as written: the single-server rule changes that of `limits`.
+    max_fails: u32,
 }
 
 /// What one worker remembers of one pool between picks; made by [`Pool::new_state`] of that very pool.
@@ -140,6 +142,17 @@ impl Pool {
         self.members().filter(|member| member.is_available(now)).count()
     }
 
+    /// Servers that are up. Unlike [`Pool::available`] this changes by what servers do and never by time alone: one that
+    /// has failed `max_fails` times is up again when it has answered, not after `fail_timeout`; so is a single server.
+    pub fn up(&self) -> usize {
+        self.members().filter(|member| member.is_up()).count()
+    }
+
+    /// All servers.
+    pub fn total(&self) -> usize {
+        self.members().count()
+    }
+
     /// Requests and connections on all servers now.
     pub fn in_flight(&self) -> u64 {
         self.servers().map(|server| u64::from(server.in_flight())).sum()
@@ -170,7 +183,13 @@ impl Pool {
 impl Member {
     fn new(server: Arc<Server>, spec: &model::ServerSpec) -> Self {
         let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
-        Self { server, down: spec.down, max_conns: spec.max_conns, limits }
+        Self { server, down: spec.down, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
+    }
+
+    /// Every verdict on the server must be good.
+    fn is_up(&self) -> bool {
+        let has_failed = self.server.passive.has_failed(self.max_fails);
+        !self.down && !has_failed
     }
 
     fn is_available(&self, now: Millis) -> bool {

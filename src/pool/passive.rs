@@ -3,6 +3,9 @@
 //! nginx keeps `fails`, `accessed` (the last failure) and `checked` (the last failure, or the pick that began the present
 //! window). A server with `max_fails` failures is left alone for `fail_timeout`; then one request is let through as a
 //! trial, which starts a new window. A success clears the failures only when a window has begun since the last of them.
+//!
+//! Beside nginx's counters there is `row`, the failures since the last success: whether a pool can serve must also be said
+//! of a single server, which failures never make unavailable, and must not change with the passing of time alone.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
@@ -25,6 +28,17 @@ pub(super) struct Passive {
     accessed: AtomicU64,
     checked: AtomicU64,
     failures: AtomicU64,
+    row: AtomicU32,
+}
+
+/// What a proxy leaves to its successor of a server's failures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Record {
+    pub(super) fails: u32,
+    pub(super) accessed: u64,
+    pub(super) checked: u64,
+    pub(super) failures: u64,
+    pub(super) row: u32,
 }
 
 /// What taking a server came to.
@@ -45,6 +59,12 @@ impl Passive {
         limits.max_fails > 0
             && self.fails.load(Ordering::Acquire) >= limits.max_fails
             && now.since(Millis(self.checked.load(Ordering::Acquire))) <= limits.fail_timeout
+    }
+
+    /// Whether it has failed `max_fails` (0: never) times and has shown no sign of life since, however long ago that was.
+    pub(super) fn has_failed(&self, max_fails: u32) -> bool {
+        let fails = self.fails.load(Ordering::Acquire).max(self.row.load(Ordering::Relaxed));
+        max_fails > 0 && fails >= max_fails
     }
 
     /// Takes the server for a request that is picked now.
@@ -86,6 +106,7 @@ impl Passive {
     /// Counts a failure; true when it is the one that makes the server unavailable.
     pub(super) fn failed(&self, max_fails: u32, now: Millis) -> bool {
         self.failures.fetch_add(1, Ordering::Relaxed);
+        self.row.fetch_add(1, Ordering::Relaxed);
         if max_fails == 0 {
             return false;
         }
@@ -96,6 +117,10 @@ impl Passive {
 
     /// Counts a success; true when it makes an unavailable server available.
     pub(super) fn succeeded(&self, max_fails: u32) -> bool {
+        // Looked at first: a line that is only read stays in every core's cache.
+        if self.row.load(Ordering::Relaxed) > 0 {
+            self.row.store(0, Ordering::Relaxed);
+        }
         let fails = self.fails.load(Ordering::Acquire);
         if fails == 0 || self.accessed.load(Ordering::Acquire) >= self.checked.load(Ordering::Acquire) {
             return false;
@@ -105,17 +130,24 @@ impl Passive {
         cleared && max_fails > 0 && fails >= max_fails
     }
 
-    /// Failures in the present window, last failure, start of the window, failures ever.
-    pub(super) fn export(&self) -> (u32, u64, u64, u64) {
+    /// What there is to hand over.
+    pub(super) fn export(&self) -> Record {
         let load = |of: &AtomicU64| of.load(Ordering::Acquire);
-        (self.fails.load(Ordering::Acquire), load(&self.accessed), load(&self.checked), load(&self.failures))
+        Record {
+            fails: self.fails.load(Ordering::Acquire),
+            accessed: load(&self.accessed),
+            checked: load(&self.checked),
+            failures: load(&self.failures),
+            row: self.row.load(Ordering::Relaxed),
+        }
     }
 
     /// Takes over what another process has exported; times in the future become `now`.
-    pub(super) fn import(&self, (fails, accessed, checked, failures): (u32, u64, u64, u64), now: Millis) {
-        self.accessed.store(accessed.min(now.0), Ordering::Release);
-        self.checked.store(checked.min(now.0), Ordering::Release);
-        self.failures.fetch_add(failures, Ordering::Relaxed);
-        self.fails.store(fails, Ordering::Release);
+    pub(super) fn import(&self, record: Record, now: Millis) {
+        self.accessed.store(record.accessed.min(now.0), Ordering::Release);
+        self.checked.store(record.checked.min(now.0), Ordering::Release);
+        self.failures.fetch_add(record.failures, Ordering::Relaxed);
+        self.row.store(record.row, Ordering::Relaxed);
+        self.fails.store(record.fails, Ordering::Release);
     }
 }

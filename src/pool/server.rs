@@ -75,7 +75,7 @@ impl Server {
 
     /// Failures counted, ever.
     pub fn failures(&self) -> u64 {
-        self.passive.export().3
+        self.passive.export().failures
     }
 
     /// Starts a request unless `max_conns` (0: no limit) are in flight.
