@@ -12,3 +12,6 @@ pub use journal::Journal;
 pub use netlink::{Monitor, Netlink};
 pub use syn::SynTrap;
 pub use wire::{Receiver, Sender};
+
+#[cfg(test)]
+pub(crate) mod lab;
