@@ -23,10 +23,18 @@ use crate::sys::user::Identity;
 #[derive(Debug)]
 pub(super) struct Program(File);
 
-/// A running proxy.
-pub(super) struct Child {
+/// A process that was started from [`Program`]; ended with this value.
+#[derive(Debug)]
+pub(super) struct Spawned {
     process: tokio::process::Child,
     pid: u32,
+    /// What came of the signal to end it.
+    killed: io::Result<()>,
+}
+
+/// A running proxy.
+pub(super) struct Child {
+    process: Spawned,
     channel: ProxyChannel,
     watchdog: Watchdog,
     /// What it watches instead of us, see [`Start::guarded`].
@@ -71,7 +79,7 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 /// For a process to end after SIGKILL; in uninterruptible sleep it takes longer, and is left to itself.
 const REAP_LIMIT: Duration = Duration::from_secs(1);
-/// What the proxy inherits: the supervisor's environment may hold secrets of the configuration.
+/// What our processes inherit: the supervisor's environment may hold secrets of the configuration.
 const ENVIRONMENT: [&str; 2] = ["TZ", "RUST_BACKTRACE"];
 
 impl Program {
@@ -79,6 +87,38 @@ impl Program {
         // Only its path: a binary that may be executed but not read is enough.
         let flags = OFlags::PATH.bits().cast_signed();
         Ok(Self(File::options().read(true).custom_flags(flags).open("/proc/self/exe")?))
+    }
+
+    /// Forks and executes it as `name`, with `channel` as its standard input.
+    pub(super) fn spawn(&self, name: &str, arguments: &[String], channel: OwnedFd) -> io::Result<Spawned> {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command.arg0(name).args(arguments);
+        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
+        // The root directory keeps no file system busy.
+        command.stdin(Stdio::from(channel)).current_dir("/").kill_on_drop(true);
+        let process = command.spawn()?;
+        Ok(Spawned { pid: process.id().unwrap_or_default(), process, killed: Ok(()) })
+    }
+}
+
+impl Spawned {
+    pub(super) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    /// Sends SIGKILL.
+    pub(super) fn signal(&mut self) {
+        self.killed = self.process.start_kill();
+    }
+
+    /// Waits for its end after [`Self::signal`]; how it ended.
+    pub(super) async fn reap(mut self) -> String {
+        match (timeout(REAP_LIMIT, self.process.wait()).await, self.killed) {
+            (Ok(Ok(status)), _) => status.to_string(),
+            (Ok(Err(e)), _) => e.to_string(),
+            (Err(_), Err(e)) => format!("not ended: {e}"),
+            (Err(_), Ok(())) => "not ended yet".to_owned(),
+        }
     }
 }
 
@@ -96,21 +136,15 @@ impl Child {
     ) -> io::Result<Self> {
         let guard = guard.map(OwnedFd::try_clone).transpose()?;
         let (ours, theirs) = ipc::socketpair()?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", program.0.as_raw_fd()));
-        command.arg0("bascule-proxy").arg("proxy").arg(format!("--supervisor={}", std::process::id()));
+        let mut arguments = vec!["proxy".to_owned(), format!("--supervisor={}", std::process::id())];
         if let Some(Identity { uid, gid }) = identity {
-            command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
+            arguments.extend([format!("--uid={uid}"), format!("--gid={gid}")]);
         }
         if guard.is_some() {
-            command.arg("--guarded");
+            arguments.push("--guarded".to_owned());
         }
-        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
-        // Its own end is its standard input; the root directory keeps no file system busy.
-        command.stdin(Stdio::from(theirs)).current_dir("/").kill_on_drop(true);
-        let process = command.spawn()?;
         Ok(Self {
-            pid: process.id().unwrap_or_default(),
-            process,
+            process: program.spawn("bascule-proxy", &arguments, theirs)?,
             channel: Channel::new(ours, Limits::OF_PROXY)?,
             watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
             guard,
@@ -120,7 +154,7 @@ impl Child {
     }
 
     pub(super) fn pid(&self) -> u32 {
-        self.pid
+        self.process.pid
     }
 
     /// The next message. Cancel-safe.
@@ -145,10 +179,10 @@ impl Child {
     /// Where the thread of `verdict` is.
     pub(super) fn location(&self, verdict: Verdict) -> String {
         let tid = match verdict {
-            Verdict::Silent => self.pid.cast_signed(),
+            Verdict::Silent => self.pid().cast_signed(),
             Verdict::Stuck { tid } => tid,
         };
-        procfs::thread_location(self.pid, tid)
+        procfs::thread_location(self.pid(), tid)
     }
 
     /// Sends the first message: `descriptors` are those of `start` but for the guard, which is added here.
@@ -176,15 +210,10 @@ impl Child {
 
     /// Ends it at once; how it ended.
     pub(super) async fn kill(mut self) -> String {
-        // Without CAP_KILL this fails for a proxy of another user; closing the socketpair ends it then, for we live.
-        let killed = self.process.start_kill();
+        // Without CAP_KILL the signal fails for a proxy of another user; closing the socketpair ends it then, for we live.
+        self.process.signal();
         drop(self.channel);
-        match (timeout(REAP_LIMIT, self.process.wait()).await, killed) {
-            (Ok(Ok(status)), _) => status.to_string(),
-            (Ok(Err(e)), _) => e.to_string(),
-            (Err(_), Err(e)) => format!("not ended: {e}"),
-            (Err(_), Ok(())) => "not ended yet".to_owned(),
-        }
+        self.process.reap().await
     }
 }
 

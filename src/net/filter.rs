@@ -95,6 +95,13 @@ impl Filter {
         self.when_one_of(&values, part)
     }
 
+    /// Goes on with the steps of `part`.
+    #[must_use]
+    pub fn append(mut self, part: Self) -> Self {
+        self.0.extend(part.0);
+        self
+    }
+
     /// The packet is for the socket.
     #[must_use]
     pub fn keep(self) -> Self {
@@ -125,11 +132,6 @@ impl Filter {
     fn skip(self, steps: usize) -> Self {
         // A part longer than that is refused as a whole by the kernel, which takes 4096 steps.
         self.then(JUMP, 0, 0, u32::try_from(steps).unwrap_or(u32::MAX))
-    }
-
-    fn append(mut self, part: Self) -> Self {
-        self.0.extend(part.0);
-        self
     }
 
     /// `part` once, after all comparisons: words at offsets, all of which must be equal for one of `alternatives`.

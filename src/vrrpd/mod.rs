@@ -22,6 +22,8 @@ pub mod syn;
 pub mod tally;
 pub mod wire;
 
+#[cfg(test)]
+pub(crate) mod lab;
 
 use rustix::event::Timespec;
 

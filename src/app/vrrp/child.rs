@@ -29,8 +29,7 @@ impl VrrpChild {
     /// Starts one.
     pub(in crate::app) fn spawn(program: &Program) -> io::Result<Self> {
         let (ours, theirs) = ipc::socketpair()?;
-        // It outlives us, to hand the addresses over.
-        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs, false)?;
+        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs)?;
         let channel = ToVrrpChannel::new(ours, Limits::OF_PROXY)?;
         Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
     }
@@ -74,9 +73,10 @@ impl VrrpChild {
 
     /// Ends it at once; how it ended.
     pub(in crate::app) async fn kill(self) -> String {
-        let Self { process, channel, .. } = self;
+        let Self { mut process, channel, .. } = self;
         // Killed before its channel ends: it is not to take us for dead.
-        let how = process.kill().await;
+        process.signal();
+        let how = process.reap().await;
         drop(channel);
         how
     }
