@@ -90,12 +90,18 @@ impl Program {
     }
 
     /// Forks and executes it as `name`, with `channel` as its standard input.
-    pub(super) fn spawn(&self, name: &str, arguments: &[String], channel: OwnedFd) -> io::Result<Spawned> {
+    pub(super) fn spawn(
+        &self,
+        name: &str,
+        arguments: &[String],
+        channel: OwnedFd,
+        dies_with_us: bool,
+    ) -> io::Result<Spawned> {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
         command.arg0(name).args(arguments);
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
         // The root directory keeps no file system busy.
-        command.stdin(Stdio::from(channel)).current_dir("/").kill_on_drop(true);
+        command.stdin(Stdio::from(channel)).current_dir("/").kill_on_drop(dies_with_us);
         let process = command.spawn()?;
         Ok(Spawned { pid: process.id().unwrap_or_default(), process, killed: Ok(()) })
     }
@@ -144,7 +150,7 @@ impl Child {
             arguments.push("--guarded".to_owned());
         }
         Ok(Self {
-            process: program.spawn("bascule-proxy", &arguments, theirs)?,
+            process: program.spawn("bascule-proxy", &arguments, theirs, true)?,
             channel: Channel::new(ours, Limits::OF_PROXY)?,
             watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
             guard,

@@ -61,8 +61,12 @@ impl Condition {
 
 /// What the servers of tracked pools say. A pool of which nothing is known never makes a box resign.
 pub(super) fn fitness_of_pools(tracked: &TrackedPools, pools: &HashMap<Arc<str>, (u32, u32)>) -> Fitness {
-    let empty: Vec<&str> =
-        tracked.pools.iter().filter(|name| pools.get(*name).is_some_and(|(up, _)| *up == 0)).map(|name| &**name).collect();
+    let empty: Vec<&str> = tracked
+        .pools
+        .iter()
+        .filter(|name| pools.get(*name).is_some_and(|(up, _)| *up == 0))
+        .map(|name| &**name)
+        .collect();
     let against = if tracked.any { !empty.is_empty() } else { empty.len() == tracked.pools.len() };
     if !against || empty.is_empty() {
         return Fitness::good();

@@ -69,9 +69,17 @@ pub(super) struct Duty {
 enum Stage {
     Steady,
     /// The proxy finishes what it can.
-    Draining { of: BTreeSet<usize>, until: Instant, then: Then },
+    Draining {
+        of: BTreeSet<usize>,
+        until: Instant,
+        then: Then,
+    },
     /// The vrrp process gives addresses away.
-    Handing { of: BTreeSet<usize>, failed: bool, until: Instant },
+    Handing {
+        of: BTreeSet<usize>,
+        failed: bool,
+        until: Instant,
+    },
     Stopping,
     Stopped,
 }
@@ -336,9 +344,20 @@ impl Duty {
         if hung {
             self.memories.iter_mut().for_each(|(_, memory)| memory.stalled = true);
         }
-        if !matches!(self.stage, Stage::Stopped) {
-            self.start_at = Some(Instant::now() + self.backoff.died(clock::now()));
+        match self.stage {
+            Stage::Stopped => {}
+            Stage::Stopping => self.stop_without(),
+            Stage::Steady | Stage::Draining { .. } | Stage::Handing { .. } => {
+                self.start_at = Some(Instant::now() + self.backoff.died(clock::now()));
+            }
         }
+    }
+
+    /// Stops although there is no vrrp process to do it.
+    fn stop_without(&mut self) {
+        (self.start_at, self.stage) = (None, Stage::Stopped);
+        self.on_mute();
+        self.then = Some(DutyEvent::Stopped);
     }
 
     /// Nobody could be started: a peer has taken over, and two boxes would answer.
@@ -401,7 +420,8 @@ impl Duty {
         {
             return Err(format!("there is no virtual router \"{name}\""));
         }
-        let of: BTreeSet<usize> = self.held().filter(|i| name.is_none_or(|name| *self.routers[*i].name == *name)).collect();
+        let of: BTreeSet<usize> =
+            self.held().filter(|i| name.is_none_or(|name| *self.routers[*i].name == *name)).collect();
         if of.is_empty() {
             return Err("this box does not hold the addresses".to_owned());
         }
@@ -410,6 +430,10 @@ impl Duty {
 
     /// Begins to stop: [`DutyEvent::Stopped`] follows.
     pub(super) async fn stop(&mut self) -> DutyEvent {
+        if self.child.is_none() {
+            self.stop_without();
+            return DutyEvent::None;
+        }
         let of = self.held().collect();
         self.drain(of, Then::Stop).await
     }
@@ -417,7 +441,10 @@ impl Duty {
     /// Lets go without waiting for anybody.
     pub(super) async fn stop_now(&mut self) {
         self.stage = Stage::Stopping;
-        self.tell(ToVrrp::StopNow).await;
+        match self.child {
+            Some(_) => self.tell(ToVrrp::StopNow).await,
+            None => self.stop_without(),
+        }
     }
 
     /// Ends the process.

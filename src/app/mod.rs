@@ -8,23 +8,32 @@
 //!
 //! Exit codes: 0 done, 64 wrong usage, 78 bad configuration, 1 anything else.
 
+mod admin;
 mod backoff;
 mod child;
+mod client;
+mod condition;
 mod demo;
+mod duty;
+mod listen;
 mod lock;
 mod logs;
 mod proxy;
 mod supervisor;
+mod vrrp;
 mod watchdog;
 
 use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
-use clap::{Args, CommandFactory, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
+use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
+use crate::app::admin::Request;
 use crate::config::{self, Diagnostics, LoadOptions, Loaded};
 use crate::sys::process;
 use crate::sys::user::Identity;
@@ -58,6 +67,28 @@ enum Command {
         #[arg(long)]
         port: Option<u16>,
     },
+    /// Hand the addresses over, finish what is under way, and end the running instance
+    Stop {
+        #[command(flatten)]
+        instance: Instance,
+        /// Let go of everything at once
+        #[arg(long)]
+        now: bool,
+    },
+    /// Show how the running instance is
+    Status {
+        #[command(flatten)]
+        instance: Instance,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Virtual addresses
+    #[command(subcommand)]
+    Vrrp(VrrpCommand),
+    /// The vrrp process, started by the supervisor
+    #[command(hide = true)]
+    VrrpProcess,
     /// The proxy process, started by the supervisor
     #[command(hide = true)]
     Proxy {
@@ -72,12 +103,74 @@ enum Command {
     },
 }
 
+#[derive(Debug, Subcommand)]
+enum VrrpCommand {
+    /// Give the addresses to a peer, without losing a request
+    Handover {
+        #[command(flatten)]
+        instance: Instance,
+        /// Only this virtual router
+        router: Option<String>,
+    },
+    /// Hold no address that another box can hold, until switched off
+    Maintenance {
+        #[command(flatten)]
+        instance: Instance,
+        /// on or off
+        #[arg(value_enum)]
+        switch: Switch,
+    },
+    /// Hear the wire for 5 s, claim nothing, and compare with the file; exit 1 when something differs
+    Listen(File),
+    /// Remove addresses that a killed instance left on this box
+    Release(File),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Switch {
+    On,
+    Off,
+}
+
+/// Which running instance is meant.
+#[derive(Debug, Args)]
+struct Instance {
+    #[command(flatten)]
+    file: File,
+    /// Its admin socket, instead of the one that the configuration names
+    #[arg(long, value_name = "PATH")]
+    socket: Option<PathBuf>,
+}
+
+impl Instance {
+    fn socket(self) -> Result<PathBuf, Diagnostics> {
+        match self.socket {
+            Some(socket) => Ok(socket),
+            None => Ok(self.file.load()?.config.admin.socket),
+        }
+    }
+}
+
 /// Every command and option as it is typed, and what it does; the README's table.
 pub fn commands() -> Vec<(String, String)> {
     let mut rows = Vec::new();
-    for command in Cli::command().get_subcommands().filter(|c| !c.is_hide_set()) {
-        let name = format!("bascule {}", command.get_name());
-        rows.push((name.clone(), command.get_about().map(ToString::to_string).unwrap_or_default()));
+    let top = Cli::command();
+    let groups = top.get_subcommands().filter(|c| !c.is_hide_set());
+    let all = groups.flat_map(|group| {
+        let name = format!("bascule {}", group.get_name());
+        let within: Vec<_> = group.get_subcommands().map(|c| (format!("{name} {}", c.get_name()), c)).collect();
+        if within.is_empty() { vec![(name, group)] } else { within }
+    });
+    for (name, command) in all {
+        let operands = command.get_positionals().map(|arg| {
+            let value =
+                arg.get_value_names().and_then(|names| names.first()).map_or_else(String::new, ToString::to_string);
+            let of_choice: Vec<_> = arg.get_possible_values().iter().map(|v| v.get_name().to_owned()).collect();
+            let shown = if of_choice.is_empty() { value } else { of_choice.join("|") };
+            if arg.is_required_set() { format!(" {shown}") } else { format!(" [{shown}]") }
+        });
+        let usage = name.clone() + &operands.collect::<String>();
+        rows.push((usage, command.get_about().map(ToString::to_string).unwrap_or_default()));
         for arg in command.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help")) {
             let short = arg.get_short().map_or(String::new(), |s| format!("-{s}, "));
             let long = arg.get_long().unwrap_or_default();
@@ -133,6 +226,15 @@ pub fn main() -> ExitCode {
             begin();
             finish(demo::run(port))
         }
+        Command::Stop { instance, now } => tell(instance, &Request::Stop { now }),
+        Command::Status { instance, json } => status(instance, json),
+        Command::Vrrp(VrrpCommand::Handover { instance, router }) => tell(instance, &Request::HandOver { router }),
+        Command::Vrrp(VrrpCommand::Maintenance { instance, switch }) => {
+            tell(instance, &Request::Maintenance { on: switch == Switch::On })
+        }
+        Command::Vrrp(VrrpCommand::Listen(file)) => hear(file),
+        Command::Vrrp(VrrpCommand::Release(file)) => release(file),
+        Command::VrrpProcess => finish(vrrp::run()),
         Command::Proxy { supervisor, uid, gid, guarded } => {
             finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor, guarded))
         }
@@ -169,6 +271,55 @@ fn check(file: File, effective: bool) -> ExitCode {
             eprint!("{warnings}");
             print(&format!("{name}: the configuration is valid\n"))
         }
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+/// Asks the running instance, and shows its answer.
+fn tell(instance: Instance, request: &Request) -> ExitCode {
+    match instance.socket() {
+        Ok(socket) => match client::ask(&socket, request) {
+            Ok(Value::String(text)) => print(&format!("{text}\n")),
+            Ok(other) => print(&format!("{other:#}\n")),
+            Err(error) => finish(Err(error)),
+        },
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+fn status(instance: Instance, json: bool) -> ExitCode {
+    match instance.socket() {
+        Ok(socket) => match client::ask(&socket, &Request::Status) {
+            Ok(status) if json => print(&format!("{status:#}\n")),
+            Ok(status) => print(&client::describe(&status)),
+            Err(error) => finish(Err(error)),
+        },
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+/// Longer than any usual interval.
+const LISTEN: Duration = Duration::from_secs(5);
+
+fn hear(file: File) -> ExitCode {
+    match file.load() {
+        Ok(loaded) => match listen::run(&loaded.config, LISTEN) {
+            Ok(heard) => {
+                print(&heard.text);
+                if heard.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            }
+            Err(error) => finish(Err(error)),
+        },
+        Err(diagnostics) => bad_config(&diagnostics),
+    }
+}
+
+fn release(file: File) -> ExitCode {
+    match file.load() {
+        Ok(loaded) => match vrrp::release(&loaded.config) {
+            Ok(text) => print(&text),
+            Err(error) => finish(Err(error)),
+        },
         Err(diagnostics) => bad_config(&diagnostics),
     }
 }

@@ -148,14 +148,14 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
 }
 
 /// Standard input, when it is one end of a socketpair.
-fn channel_on_stdin() -> Option<OwnedFd> {
+pub(super) fn channel_on_stdin() -> Option<OwnedFd> {
     let stdin = io::stdin();
     let kind = rustix::net::sockopt::socket_type(&stdin).ok()?;
     (kind == SocketType::SEQPACKET).then(|| stdin.as_fd().try_clone_to_owned().ok()).flatten()
 }
 
 /// Signals to the whole process group or control group are the supervisor's to answer.
-fn ignore_signals() -> io::Result<()> {
+pub(super) fn ignore_signals() -> io::Result<()> {
     let kinds = [
         SignalKind::terminate(),
         SignalKind::interrupt(),

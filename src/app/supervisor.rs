@@ -10,6 +10,8 @@
 //!
 //! It runs on the main thread alone, which therefore is the one that forks.
 
+mod orders;
+
 use std::fmt;
 use std::io;
 use std::num::NonZeroUsize;
@@ -22,12 +24,15 @@ use std::time::Duration;
 use sd_notify::NotifyState;
 use serde_json::value::RawValue;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
+use crate::app::admin::{Admin, AdminError, Answer};
 use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Lost, Program, descriptors};
+use crate::app::duty::{Duty, DutyEvent};
 use crate::app::lock::{Lock, LockError};
 use crate::app::logs::{self, LogError};
 use crate::app::watchdog::heartbeat_interval;
@@ -48,6 +53,7 @@ pub(super) enum RunError {
     Lock(LockError),
     Bind(BindError),
     Log(LogError),
+    Admin(AdminError),
     /// The runtime, a signal handler, or our own binary.
     System(io::Error),
     /// The first proxy was lost before it served.
@@ -65,6 +71,7 @@ impl fmt::Display for RunError {
             Self::Lock(e) => e.fmt(f),
             Self::Bind(e) => e.fmt(f),
             Self::Log(e) => e.fmt(f),
+            Self::Admin(e) => e.fmt(f),
             Self::System(e) => write!(f, "cannot start: {e}"),
             Self::Proxy(lost) => write!(f, "the proxy could not start: {lost}"),
             Self::Refused(reason) => write!(f, "the proxy could not start: {reason}"),
@@ -94,6 +101,13 @@ struct Supervisor<'a> {
     has_served: bool,
     /// When connections under way are cut, after the first signal to stop.
     stop_at: Option<Instant>,
+    /// Addresses are being handed over before the rest stops.
+    leaving: bool,
+    duty: Option<Duty>,
+    admin: Admin,
+    /// Who waits for the end of a handover.
+    handover: Option<oneshot::Sender<Answer>>,
+    started: Instant,
 }
 
 /// Clients wait this long in the accept queues for the next proxy; then they are reset rather than left hanging.
@@ -112,6 +126,7 @@ pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
     let _lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
     raise_limits(&loaded.config);
     let listeners = bind(&loaded.config).map_err(RunError::Bind)?;
+    let duty = Duty::new(loaded, &listeners).map_err(RunError::System)?;
     // A log that cannot be opened is better known before the first request than after.
     logs::paths(&loaded.config).iter().try_for_each(|p| logs::open(p).map(drop)).map_err(RunError::Log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
@@ -128,6 +143,11 @@ pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
             state: None,
             has_served: false,
             stop_at: None,
+            leaving: false,
+            duty,
+            admin: Admin::open(&loaded.config.admin.socket).map_err(RunError::Admin)?,
+            handover: None,
+            started: Instant::now(),
         };
         supervisor.serve(Signals::new().map_err(RunError::System)?).await
     })
@@ -152,12 +172,13 @@ fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
             keepalive: listener.tcp_keepalive,
             freebind: match listener.freebind {
                 Freebind::Always => true,
-                // No address is a virtual router's here.
                 Freebind::Auto | Freebind::Never => false,
             },
             shards: workers,
         };
         for &addr in &listener.bind {
+            let of_router = listener.freebind == Freebind::Auto && config.is_virtual(addr.ip());
+            let options = Options { freebind: options.freebind || of_router, ..options.clone() };
             let shards = listen::bind(&listener.name, addr, &options)?;
             info!(listener = %listener.name, %addr, "listening");
             bound.push(BoundListener { name: listener.name.clone(), addr, shards });
@@ -231,9 +252,15 @@ impl Supervisor<'_> {
                 message = next_message(&mut self.proxy) => self.on_message(message).await,
                 () = at(self.stop_at) => self.on_stop_limit(),
                 () = at(self.start_at) => self.on_start_due().await,
+                event = next_duty(&mut self.duty, &self.program) => self.on_duty(event).await,
+                asked = self.admin.next() => self.on_asked(asked).await,
                 _ = watch.tick() => self.on_watch().await,
             };
             if let ControlFlow::Break(result) = flow {
+                // First whoever would take our end for a death.
+                if let Some(duty) = &mut self.duty {
+                    duty.end().await;
+                }
                 if let Some(proxy) = self.proxy.take() {
                     proxy.stop(LEAVE_LIMIT).await;
                 }
@@ -249,7 +276,8 @@ impl Supervisor<'_> {
     /// Starts a proxy and hands it everything.
     async fn start(&mut self) -> Result<(), Lost> {
         self.start_at = None;
-        let child = Child::spawn(&self.program, self.identity, self.watchdog(), None).map_err(Lost::Unborn)?;
+        let child = Child::spawn(&self.program, self.identity, self.watchdog(), self.duty.as_ref().map(Duty::guard))
+            .map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "proxy started");
         let (log_files, log_fds) = self.open_logs();
         let start = Start {
@@ -281,11 +309,7 @@ impl Supervisor<'_> {
 
     async fn on_signal(&mut self, request: Request) -> Flow {
         match request {
-            Request::Stop if self.stop_at.is_some() => {
-                warn!("second signal to stop: leaving at once");
-                ControlFlow::Break(Ok(()))
-            }
-            Request::Stop => self.drain().await,
+            Request::Stop => self.stop().await,
             Request::ReopenLogs => {
                 info!("reopening logs");
                 let (files, fds) = self.open_logs();
@@ -297,6 +321,18 @@ impl Supervisor<'_> {
                 ControlFlow::Continue(())
             }
         }
+    }
+
+    /// Hands the addresses over, then drains; at the second call leaves at once.
+    pub(super) async fn stop(&mut self) -> Flow {
+        if self.stop_at.is_some() || self.leaving {
+            warn!("second request to stop: leaving at once");
+            return self.stop_now().await;
+        }
+        let Some(duty) = self.duty.as_mut().filter(|duty| duty.is_running()) else { return self.drain().await };
+        self.leaving = true;
+        let event = duty.stop().await;
+        self.on_duty(event).await
     }
 
     /// Stops accepting, and lets the proxy finish what is under way.
@@ -334,7 +370,7 @@ impl Supervisor<'_> {
 
     async fn on_message(&mut self, message: Result<FromProxy, Lost>) -> Flow {
         match message {
-            Ok(FromProxy::Ready) => self.on_ready(),
+            Ok(FromProxy::Ready) => self.on_ready().await,
             Ok(FromProxy::Heartbeat { .. }) => {}
             Ok(FromProxy::State(state)) => self.state = Some(state),
             Ok(FromProxy::Event(Event::StartFailed { reason })) => {
@@ -348,15 +384,27 @@ impl Supervisor<'_> {
                 return ControlFlow::Break(Ok(()));
             }
             Ok(FromProxy::Drained) => warn!("the proxy says it has drained, unasked"),
-            Ok(FromProxy::Quieted) => debug!("the proxy is quiet"),
-            Ok(FromProxy::Aborted { token }) => debug!(token, "connections aborted"),
-            Ok(FromProxy::Pools(pools)) => debug!(?pools, "tracked pools"),
+            Ok(FromProxy::Quieted) => {
+                if let Some(duty) = &mut self.duty {
+                    duty.quieted().await;
+                }
+            }
+            Ok(FromProxy::Aborted { token }) => {
+                if let Some(duty) = &mut self.duty {
+                    duty.aborted(token).await;
+                }
+            }
+            Ok(FromProxy::Pools(pools)) => {
+                if let Some(duty) = &mut self.duty {
+                    duty.set_pools(pools.into_iter().map(|pool| (pool.name, (pool.up, pool.total))).collect()).await;
+                }
+            }
             Err(lost) => return self.on_lost(lost).await,
         }
         ControlFlow::Continue(())
     }
 
-    fn on_ready(&mut self) {
+    async fn on_ready(&mut self) {
         let Some(proxy) = &mut self.proxy else { return };
         proxy.ready = true;
         info!(pid = proxy.pid(), "proxy ready");
@@ -364,6 +412,10 @@ impl Supervisor<'_> {
         self.unserved_since = None;
         if !std::mem::replace(&mut self.has_served, true) {
             let _ = sd_notify::notify(&[NotifyState::Ready]);
+        }
+        let pid = proxy.pid();
+        if let Some(duty) = &mut self.duty {
+            duty.proxy_ready(pid, &self.program).await;
         }
     }
 
@@ -385,6 +437,9 @@ impl Supervisor<'_> {
         }
         if self.stop_at.is_some() {
             return ControlFlow::Break(Err(RunError::DrainCut(how)));
+        }
+        if let Some(duty) = &mut self.duty {
+            duty.proxy_lost().await;
         }
         if !self.has_served {
             return ControlFlow::Break(Err(RunError::Proxy(lost)));
@@ -416,6 +471,9 @@ impl Supervisor<'_> {
                 warn!(connections, "no proxy to serve them: waiting connections reset");
             }
         }
+        if let Some(duty) = &mut self.duty {
+            duty.check().await;
+        }
         match self.proxy.as_mut().map_or(Ok(()), Child::check) {
             Ok(()) => ControlFlow::Continue(()),
             Err(lost) => self.on_lost(lost).await,
@@ -426,6 +484,13 @@ impl Supervisor<'_> {
 async fn next_message(proxy: &mut Option<Child>) -> Result<FromProxy, Lost> {
     match proxy {
         Some(proxy) => proxy.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_duty(duty: &mut Option<Duty>, program: &Program) -> DutyEvent {
+    match duty {
+        Some(duty) => duty.next(program).await,
         None => std::future::pending().await,
     }
 }

@@ -74,8 +74,7 @@ impl Speaker {
         let mut groups: Vec<&str> = Vec::new();
         let mut stations = Vec::new();
         for (config, fitness) in routers.iter().zip(fitness) {
-            let condition =
-                Condition { link: false, fit: fitness.fit, ready: fitness.ready, adjust: fitness.adjust };
+            let condition = Condition { link: false, fit: fitness.fit, ready: fitness.ready, adjust: fitness.adjust };
             let group = config.sync_group.as_deref().map(|name| {
                 groups.iter().position(|known| *known == name).unwrap_or_else(|| {
                     groups.push(name);

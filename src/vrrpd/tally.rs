@@ -42,14 +42,12 @@ impl Tally {
             self.lists += 1;
         }
         let agrees = mismatch.is_none() && said.same_addresses;
-        match self.peers.iter_mut().find(|(known, ..)| known.source == said.source) {
-            Some(peer) => *peer = (said, agrees, at),
-            None if self.peers.len() < MOST_PEERS => self.peers.push((said, agrees, at)),
-            None => {
-                if let Some(oldest) = self.peers.iter_mut().min_by_key(|(.., heard)| *heard) {
-                    *oldest = (said, agrees, at);
-                }
-            }
+        let full = self.peers.len() >= MOST_PEERS;
+        let known = self.peers.iter().position(|(known, ..)| known.source == said.source);
+        let oldest = || (0..self.peers.len()).filter(|_| full).min_by_key(|i| self.peers[*i].2);
+        match known.or_else(oldest) {
+            Some(i) => self.peers[i] = (said, agrees, at),
+            None => self.peers.push((said, agrees, at)),
         }
     }
 

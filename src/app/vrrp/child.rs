@@ -29,7 +29,8 @@ impl VrrpChild {
     /// Starts one.
     pub(in crate::app) fn spawn(program: &Program) -> io::Result<Self> {
         let (ours, theirs) = ipc::socketpair()?;
-        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs)?;
+        // It outlives us, to hand the addresses over.
+        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs, false)?;
         let channel = ToVrrpChannel::new(ours, Limits::OF_PROXY)?;
         Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
     }

@@ -3,6 +3,7 @@
 //! It is the guardian too: an unprivileged process cannot take an address off the box, so when the supervisor dies this one
 //! hands the addresses over while the proxy still serves, takes them off, and ends the proxy.
 
+pub(super) mod child;
 pub(super) mod messages;
 
 use std::fmt;
@@ -15,9 +16,10 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::time::{Instant, sleep_until};
+use tokio::time::Instant;
 use tracing::{error, info, warn};
 
+use crate::app::at;
 use crate::app::proxy::{channel_on_stdin, ignore_signals};
 use crate::app::vrrp::messages::{FromVrrp, FromVrrpChannel, Start, ToVrrp};
 use crate::config;
@@ -37,6 +39,8 @@ use crate::vrrpd::speaker::Speaker;
 pub(super) const NOTE: &str = "addresses.json";
 /// Above what runs by default, below what the kernel itself needs.
 const FIFO_PRIORITY: u8 = 50;
+/// Addresses and raw sockets; and memory that is locked counts against a limit without the last.
+const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW).union(CapabilitySet::IPC_LOCK);
 /// When SCHED_FIFO is not to be had.
 const NICE: i32 = -20;
 /// The guardian gives up waiting for a peer: the longest offer of version 3, and its margin.
@@ -93,6 +97,19 @@ pub(super) fn run() -> Result<(), VrrpError> {
     })
 }
 
+/// Takes what a killed instance left behind off the box, for the command line.
+///
+/// # Errors
+/// An instance runs, or the kernel refuses.
+pub(super) fn release(config: &config::model::Config) -> Result<String, String> {
+    let _lock = crate::app::lock::Lock::take(&config.global.run_dir).map_err(|e| e.to_string())?;
+    let removed = crate::vrrpd::sweep(&config.global.run_dir.join(NOTE))?;
+    if removed.is_empty() {
+        return Ok("nothing of ours is on this box\n".to_owned());
+    }
+    Ok(removed.iter().map(|address| format!("removed {address}\n")).collect())
+}
+
 /// The process's main thread.
 struct Guardian {
     channel: FromVrrpChannel,
@@ -133,34 +150,23 @@ impl Guardian {
         {
             warn!(error = %e, "memory not locked");
         }
-        process::keep_capabilities(
-            CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW | CapabilitySet::KILL | CapabilitySet::SYS_NICE,
-        )
-        .map_err(VrrpError::Capabilities)?;
+        process::keep_capabilities(NEEDED | CapabilitySet::KILL | CapabilitySet::SYS_NICE)
+            .map_err(VrrpError::Capabilities)?;
         let threads = |e: io::Error| VrrpError::Threads(e.to_string());
         let (notes, note_box) = mailbox().map_err(threads)?;
         let (orders, order_box) = mailbox().map_err(threads)?;
         let (tell, reports) = mpsc::unbounded_channel();
         let note = config.global.run_dir.join(NOTE);
-        let keeper = Keeper::open(&routers, &resumed, &note, notes.clone(), tell.clone()).map_err(VrrpError::Threads)?;
-        let speaker =
-            Speaker::new(&routers, fitness, memories, Doors(doors.into()), orders.clone(), tell.clone());
+        let keeper =
+            Keeper::open(&routers, &resumed, &note, notes.clone(), tell.clone()).map_err(VrrpError::Threads)?;
+        let speaker = Speaker::new(&routers, fitness, memories, Doors(doors.into()), orders.clone(), tell.clone());
         let (told, scheduling) = tokio::sync::oneshot::channel();
         spawn("vrrp", tell.clone(), move || {
             let _ = told.send(become_urgent());
             speaker.run(&note_box)
         })?;
         spawn("addresses", tell, move || keeper.run(&order_box))?;
-        let this = Self {
-            channel,
-            routers,
-            speaker: notes,
-            keeper: orders,
-            reports,
-            guard,
-            proxy: None,
-            orphan: None,
-        };
+        let this = Self { channel, routers, speaker: notes, keeper: orders, reports, guard, proxy: None, orphan: None };
         let scheduling = scheduling.await.unwrap_or_else(|_| "its thread ended".to_owned());
         info!(scheduling, routers = this.routers.len(), "vrrp ready");
         this.channel.send(&FromVrrp::Scheduling(scheduling), &[]).await.map_err(VrrpError::Send)?;
@@ -337,15 +343,8 @@ fn become_urgent() -> String {
         },
     };
     // It needs no more than its sockets.
-    match process::keep_capabilities(CapabilitySet::NET_ADMIN | CapabilitySet::NET_RAW) {
+    match process::keep_capabilities(NEEDED) {
         Ok(()) => urgent,
         Err(e) => format!("{urgent}, capabilities kept: {e}"),
-    }
-}
-
-async fn at(when: Option<Instant>) {
-    match when {
-        Some(when) => sleep_until(when).await,
-        None => std::future::pending().await,
     }
 }

@@ -1,0 +1,163 @@
+//! The admin socket: one request a connection, a line of JSON each way. The supervisor answers at once.
+
+use std::fmt;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tracing::{debug, warn};
+
+/// What can be asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum Request {
+    /// How everything is.
+    Status,
+    /// End; `now`: without handing over and without draining.
+    Stop { now: bool },
+    /// Give the addresses of one virtual router, or of all, to a peer.
+    HandOver { router: Option<String> },
+    /// Hold no address that another box can hold.
+    Maintenance { on: bool },
+}
+
+/// The answer: something to show, or what is wrong.
+pub(super) type Answer = Result<serde_json::Value, String>;
+
+/// A request that waits for its answer.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) reply: oneshot::Sender<Answer>,
+}
+
+/// The listening socket, and what comes in by it.
+#[derive(Debug)]
+pub(super) struct Admin {
+    path: PathBuf,
+    asked: mpsc::Receiver<Asked>,
+}
+
+/// The socket cannot be made.
+#[derive(Debug)]
+pub(super) struct AdminError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+impl fmt::Display for AdminError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.path.display();
+        match self.source.kind() {
+            io::ErrorKind::AddrInUse => {
+                write!(
+                    f,
+                    "admin socket {path}: somebody answers there; another instance needs another `socket` in [admin]"
+                )
+            }
+            io::ErrorKind::AlreadyExists => {
+                write!(f, "admin socket {path}: there is a file that is no socket; remove it")
+            }
+            _ => write!(f, "admin socket {path}: {}", self.source),
+        }
+    }
+}
+
+/// Requests that wait for the supervisor; more wait in their sockets.
+const QUEUE: usize = 16;
+/// A request is a short line.
+const LONGEST: u64 = 4096;
+/// For a client to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+impl Admin {
+    /// Listens at `path`; a socket that nobody answers at any more is replaced. To be called in a runtime, under the lock
+    /// of the instance.
+    pub(super) fn open(path: &Path) -> Result<Self, AdminError> {
+        let failed = |source| AdminError { path: path.to_owned(), source };
+        clear(path).map_err(failed)?;
+        let listener = UnixListener::bind(path).map_err(failed)?;
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        let (ask, asked) = mpsc::channel(QUEUE);
+        tokio::spawn(listen(listener, ask));
+        Ok(Self { path: path.to_owned(), asked })
+    }
+
+    /// The next request. Cancel-safe.
+    pub(super) async fn next(&mut self) -> Asked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            None => std::future::pending().await,
+        }
+    }
+}
+
+impl Drop for Admin {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Removes what an instance that died left behind.
+fn clear(path: &Path) -> io::Result<()> {
+    let kind = match std::fs::symlink_metadata(path) {
+        Ok(data) => data.file_type(),
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(e) => return Err(e),
+    };
+    if !kind.is_socket() {
+        return Err(io::ErrorKind::AlreadyExists.into());
+    }
+    match std::os::unix::net::UnixStream::connect(path) {
+        Ok(_) => Err(io::ErrorKind::AddrInUse.into()),
+        Err(_) => std::fs::remove_file(path),
+    }
+}
+
+async fn listen(listener: UnixListener, ask: mpsc::Sender<Asked>) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => drop(tokio::spawn(serve(stream, ask.clone()))),
+            Err(e) => {
+                warn!(error = %e, "admin socket: cannot accept");
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        }
+    }
+}
+
+async fn serve(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
+    let answer = match request(&mut stream).await {
+        Ok(request) => {
+            debug!(?request, "admin request");
+            let (reply, answer) = oneshot::channel();
+            match ask.send(Asked { request, reply }).await {
+                Ok(()) => answer.await.unwrap_or_else(|_| Err("the instance ends".to_owned())),
+                Err(_) => Err("the instance ends".to_owned()),
+            }
+        }
+        Err(e) => Err(e),
+    };
+    let mut line = serde_json::to_vec(&answer).unwrap_or_default();
+    line.push(b'\n');
+    // Whoever does not wait for the answer does not get it.
+    let _ = stream.write_all(&line).await;
+}
+
+/// Reads one request of somebody who may ask: root, or whom this process runs as, or the group that the socket's mode lets
+/// in.
+async fn request(stream: &mut UnixStream) -> Result<Request, String> {
+    let mut line = String::new();
+    let mut reader = BufReader::new(stream.take(LONGEST));
+    match timeout(PATIENCE, reader.read_line(&mut line)).await {
+        Ok(Ok(_)) => serde_json::from_str(&line).map_err(|e| format!("not a request: {e}")),
+        Ok(Err(e)) => Err(format!("cannot read the request: {e}")),
+        Err(_) => Err("no request came".to_owned()),
+    }
+}

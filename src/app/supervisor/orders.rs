@@ -1,0 +1,141 @@
+//! What the supervisor does for the operator, and for the virtual routers.
+
+use std::ops::ControlFlow;
+
+use serde_json::{Value, json};
+use tokio::time::{Duration, timeout};
+use tracing::{info, warn};
+
+use super::{Flow, Supervisor};
+use crate::app::admin::{Answer, Asked, Request};
+use crate::app::duty::{DutyEvent, NO_TOKEN};
+use crate::ipc::ToProxy;
+
+/// For addresses to be taken off without waiting for anybody.
+const AT_ONCE: Duration = Duration::from_secs(1);
+
+impl Supervisor<'_> {
+    pub(super) async fn on_asked(&mut self, asked: Asked) -> Flow {
+        let Asked { request, reply } = asked;
+        let answer = match request {
+            Request::Status => Ok(self.status()),
+            Request::Stop { now } => {
+                info!(now, "asked to stop");
+                // Whoever asks sees the end of the process.
+                let _ = reply.send(Ok(json!(self.stopping_text())));
+                return if now { self.stop_now().await } else { self.stop().await };
+            }
+            Request::HandOver { router } => match self.hand_over(router.as_deref()).await {
+                Ok(flow) => {
+                    self.handover = Some(reply);
+                    return flow;
+                }
+                Err(why) => Err(why),
+            },
+            Request::Maintenance { on } => self.set_maintenance(on).await,
+        };
+        // Who asked may have left.
+        let _ = reply.send(answer);
+        ControlFlow::Continue(())
+    }
+
+    fn stopping_text(&self) -> String {
+        let limit = self.loaded.config.global.shutdown_timeout;
+        format!("stopping: addresses are handed over, connections under way are finished within {limit:?}")
+    }
+
+    async fn hand_over(&mut self, router: Option<&str>) -> Result<Flow, String> {
+        if self.stop_at.is_some() || self.leaving {
+            return Err("the instance stops".to_owned());
+        }
+        let duty = self.duty.as_mut().ok_or_else(no_routers)?;
+        let event = duty.hand_over(router).await?;
+        Ok(self.on_duty(event).await)
+    }
+
+    async fn set_maintenance(&mut self, on: bool) -> Answer {
+        let duty = self.duty.as_mut().ok_or_else(no_routers)?;
+        info!(on, "maintenance");
+        duty.set_maintenance(on).await;
+        Ok(json!(if on {
+            "maintenance: addresses go to a peer that can serve, and do not come back until `maintenance off`"
+        } else {
+            "maintenance is over"
+        }))
+    }
+
+    /// Lets go of everything.
+    pub(super) async fn stop_now(&mut self) -> Flow {
+        if let Some(duty) = self.duty.as_mut().filter(|duty| duty.is_running()) {
+            duty.stop_now().await;
+            let stopped =
+                timeout(AT_ONCE, async { while !matches!(duty.next(&self.program).await, DutyEvent::Stopped) {} });
+            if stopped.await.is_err() {
+                warn!("the addresses did not go in time");
+            }
+        }
+        ControlFlow::Break(Ok(()))
+    }
+
+    pub(super) async fn on_duty(&mut self, event: DutyEvent) -> Flow {
+        match event {
+            DutyEvent::None => ControlFlow::Continue(()),
+            DutyEvent::Quiet(on) => self.tell(ToProxy::Quiet { on }, &[]).await,
+            DutyEvent::Abort { addresses, token } => {
+                let ready = self.proxy.as_ref().is_some_and(|proxy| proxy.ready);
+                if !ready {
+                    if let (Some(duty), true) = (&mut self.duty, token != NO_TOKEN) {
+                        duty.aborted(token).await;
+                    }
+                    return ControlFlow::Continue(());
+                }
+                self.tell(ToProxy::Abort { addresses, token }, &[]).await
+            }
+            DutyEvent::Stopped if self.leaving => {
+                self.leaving = false;
+                self.drain().await
+            }
+            DutyEvent::Stopped => ControlFlow::Continue(()),
+            DutyEvent::HandedOver(taken) => {
+                if let Some(reply) = self.handover.take() {
+                    let answer = if taken {
+                        Ok(json!("handed over: a peer holds the addresses"))
+                    } else {
+                        Err("no peer took the addresses: this box keeps them".to_owned())
+                    };
+                    let _ = reply.send(answer);
+                }
+                self.tell(ToProxy::Quiet { on: false }, &[]).await
+            }
+            DutyEvent::Changed { .. } => ControlFlow::Continue(()),
+        }
+    }
+
+    fn status(&self) -> Value {
+        let proxy = self.proxy.as_ref();
+        let vrrp = self.duty.as_ref().map(|duty| {
+            json!({
+                "pid": duty.pid(),
+                "scheduling": duty.scheduling(),
+                "maintenance": duty.is_in_maintenance(),
+                "routers": duty.statuses(),
+            })
+        });
+        json!({
+            "version": env!("CARGO_PKG_VERSION"),
+            "node": &*self.loaded.config.node,
+            "pid": std::process::id(),
+            "uptime_seconds": self.started.elapsed().as_secs(),
+            "proxy": {
+                "pid": proxy.map(|proxy| proxy.pid()),
+                "ready": proxy.is_some_and(|proxy| proxy.ready),
+                "connections": proxy.map_or(0, |proxy| proxy.connections),
+            },
+            "vrrp": vrrp.unwrap_or_else(|| json!({ "routers": [] })),
+        })
+    }
+}
+
+fn no_routers() -> String {
+    "there is no [vrrp.*] in the configuration".to_owned()
+}
