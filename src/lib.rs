@@ -3,15 +3,17 @@
 //! # Code map
 //!
 //! ```text
-//! 5  app         command line; supervisor and proxy processes; the demo
+//! 5  app         command line; supervisor, proxy and vrrp processes; the demo
 //! 4  proxy       the data path: Engine, workers, accepting, http, tcp, pumps
+//!    vrrpd       virtual addresses: raw sockets, netlink, announcements
 //! 3  snapshot    the immutable view that requests run on        pool   servers, leases, failures, queues
 //!    dns         names of servers
 //! 2  config      file -> raw -> model                           net    sockets, buffers, pipes, timers, clock
 //!    telemetry   access log, reasons, our own log               ipc    messages between the processes
 //! 1  http1       heads and framing                              balance   algorithms
 //!    route       host and path to route                         template  strings with variables
-//!    time        points in time                                 sys       the only unsafe code
+//!    vrrp        who holds a virtual address                    time      points in time
+//!    sys         the only unsafe code
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
@@ -24,6 +26,13 @@
 //! ([`pool`], [`balance`]) and a connection to it; writes the head anew and moves the bodies ([`http1`] decides where they
 //! end). What went wrong is a [`telemetry::reason::Reason`], for the client a status, for the operator a line.
 //!
+//! # How an address moves
+//!
+//! The speaker thread ([`vrrpd::speaker`]) hears advertisements and drives the machines ([`vrrp::machine`]); the keeper
+//! ([`vrrpd::keeper`]) puts addresses on the box and takes them off. Both live in the vrrp process, which is also the
+//! guardian: it knows of the proxy only whether this box may hold addresses, and when the supervisor dies it hands them
+//! over. Before an address leaves, the proxy resets what runs over it.
+//!
 //! # Invariants
 //!
 //! - Nothing on the request path takes a lock, allocates per header field, or wakes another thread. Workers share atomics only.
@@ -31,6 +40,7 @@
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
 //! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
 //! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability.
+//! - An address of ours is on a box only while the vrrp process lives, or for as long as its replacement takes.
 //! - What comes from the network or a file is parsed by code that cannot panic; a panic elsewhere ends one connection.
 //!
 //! # Decisions

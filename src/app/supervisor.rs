@@ -282,7 +282,7 @@ impl Supervisor<'_> {
         let (log_files, log_fds) = self.open_logs();
         let start = Start {
             node: self.loaded.config.node.to_string(),
-            config: self.loaded.effective.clone(),
+            config: self.loaded.without_passwords.clone(),
             listeners: self.listeners.iter().map(sockets).collect(),
             log_files,
             state: self.state.clone(),

@@ -49,6 +49,8 @@ pub struct Loaded {
     pub config: Config,
     /// As one document that refers to nothing outside, secrets in clear; for [`parse_effective`].
     pub effective: String,
+    /// The same for whoever has no use for the passwords of virtual routers: the process that talks to everybody.
+    pub without_passwords: String,
     /// What is probably not meant.
     pub warnings: Diagnostics,
     /// The files it was read from, the main one first.
@@ -152,6 +154,7 @@ fn load_node(
             let loaded = Loaded {
                 config,
                 effective: document::to_text(&table, Secrets::Shown),
+                without_passwords: document::to_text(&without_passwords(table.clone()), Secrets::Shown),
                 warnings,
                 files: sources.iter().map(|source| source.name.clone()).collect(),
                 masked: document::to_text(&table, Secrets::Masked),
@@ -160,6 +163,15 @@ fn load_node(
         }
         _ => Err(warnings),
     }
+}
+
+/// A document in which no virtual router has a password; as valid as the one with them.
+fn without_passwords(mut table: Table) -> Table {
+    let routers = table.get_mut("vrrp").and_then(Item::as_table_mut);
+    for router in routers.into_iter().flat_map(|routers| routers.values_mut()).filter_map(Item::as_table_mut) {
+        router.remove("authentication");
+    }
+    table
 }
 
 /// The directory depends on who starts the program: the process that is started later, as another user, must find it

@@ -89,10 +89,8 @@ pub(super) fn run() -> Result<(), VrrpError> {
     runtime.block_on(async {
         ignore_signals().map_err(VrrpError::Runtime)?;
         let mut channel = FromVrrpChannel::new(channel, Limits::OF_SUPERVISOR).map_err(VrrpError::Runtime)?;
-        let (start, descriptors) = match channel.recv().await.map_err(VrrpError::Receive)? {
-            Some((ToVrrp::Start(start), descriptors)) => (start, descriptors),
-            Some(_) | None => return Err(VrrpError::NoStart),
-        };
+        let first = channel.recv().await.map_err(VrrpError::Receive)?;
+        let Some((ToVrrp::Start(start), descriptors)) = first else { return Err(VrrpError::NoStart) };
         Guardian::start(channel, start, descriptors).await?.run().await
     })
 }

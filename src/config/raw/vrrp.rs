@@ -48,7 +48,7 @@ table! {
         /// Whether a lower priority is taken over from: "when_ready", once this box serves and has passed its first
         /// health checks; "immediate", as keepalived; "never", as keepalived's `nopreempt`.
         preempt: Preempt = "when_ready",
-        /// How long it must have been ready before it does.
+        /// How long it must have been ready before it does; with preempt = "immediate" only when written.
         preempt_delay: OrOff<Period> = "10s",
         /// How long nothing is claimed after a start, for switches that forward late.
         startup_delay: OrOff<Period> = "off",

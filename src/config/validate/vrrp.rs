@@ -81,7 +81,10 @@ fn router(name: &str, raw: &At<RawVrrp>, cx: &mut Context<'_>) -> Option<Virtual
         check_source: *raw.check_source,
         check_ttl: *raw.check_ttl,
         preempt: *raw.preempt,
-        preempt_delay: or_zero(&raw.preempt_delay),
+        preempt_delay: match *raw.preempt {
+            Preempt::Immediate if !raw.preempt_delay.given => Duration::ZERO,
+            Preempt::Immediate | Preempt::WhenReady | Preempt::Never => or_zero(&raw.preempt_delay),
+        },
         startup_delay: or_zero(&raw.startup_delay),
         announce: announce(&raw.announce),
         proxy_grace: raw.proxy_grace.get(),
