@@ -8,6 +8,7 @@ mod http {
     mod clients;
     mod connections;
     mod differential;
+    mod handover;
     mod hostile;
     mod routing;
     mod servers;

@@ -1,6 +1,6 @@
 //! Accepting: each worker takes connections from its own shard of every listening socket.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -8,8 +8,9 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{SocketFlags, acceptfrom_with};
+use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 
 use crate::config::model;
 use crate::net::{Sock, Transport};
@@ -43,6 +44,8 @@ pub(crate) struct ListenerCtx {
     pub(crate) counters: Arc<ListenerCounters>,
     /// Over all listeners.
     pub(crate) max_total: usize,
+    /// It leads to an address of a virtual router: its connections must be found when the address leaves.
+    pub(crate) tracked: bool,
 }
 
 /// Counters of a listener over all workers.
@@ -83,6 +86,23 @@ impl Drop for Open {
     }
 }
 
+impl ListenerCtx {
+    /// Whether connections to one of `addresses` may come from here.
+    pub(super) fn leads_to(&self, addresses: &[IpAddr]) -> bool {
+        let ip = self.address.ip();
+        ip.is_unspecified() || addresses.contains(&ip)
+    }
+
+    /// The local address of a connection just accepted.
+    fn local_address(&self, fd: &OwnedFd) -> IpAddr {
+        let bound = self.address.ip();
+        if !bound.is_unspecified() {
+            return bound;
+        }
+        getsockname(fd).ok().and_then(|a| SocketAddr::try_from(a).ok()).map_or(bound, |a| a.ip())
+    }
+}
+
 /// Counts an accept loop until it ends.
 struct Accepting(Arc<Shared>);
 
@@ -96,8 +116,7 @@ impl Drop for Accepting {
 /// Accepts until draining and the backlog is empty.
 ///
 /// The socket stays open: closing a shard would reset what the kernel still queues on it.
-pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket: TcpListener, drain: Rc<Notify>) {
-    let socket = Watched::new(OwnedFd::from(socket));
+pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket: Rc<Watched>, drain: Rc<Notify>) {
     let _accepting = Accepting(Arc::clone(&worker.shared));
     let watch = match socket.watch() {
         Ok(watch) => watch,
@@ -106,7 +125,7 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket
             return;
         }
     };
-    let mut limit_log = Quiet::default();
+    let mut admission = Admission::default();
     let mut starved_log = Quiet::default();
     loop {
         let mut drained = std::pin::pin!(drain.notified());
@@ -124,11 +143,8 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket
             }
         }
         for _ in 0..BATCH {
-            match acceptfrom_with(socket.fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
-                Ok((fd, peer)) => {
-                    let peer = peer.and_then(|p| SocketAddr::try_from(p).ok()).unwrap_or(ctx.address);
-                    admit(&worker, &ctx, fd, peer, &mut limit_log);
-                }
+            match admission.accept(&worker, &ctx, &socket) {
+                Ok(()) => {}
                 Err(Errno::AGAIN) => {
                     if draining {
                         return;
@@ -138,7 +154,8 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket
                     }
                     break;
                 }
-                Err(Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM) => {
+                // Descriptors or memory.
+                Err(_) => {
                     worker.close_idle();
                     if let Some(times) = starved_log.speak(worker.now().0) {
                         tracing::error!(listener = %ctx.name, times,
@@ -147,42 +164,72 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket
                     tokio::time::sleep(STARVED).await;
                     break;
                 }
-                // The client left while it was queued.
-                Err(_) => {}
             }
         }
         tokio::task::yield_now().await;
     }
 }
 
-fn admit(worker: &Rc<Worker>, ctx: &Rc<ListenerCtx>, fd: OwnedFd, peer: SocketAddr, log: &mut Quiet) {
-    let Some(open) = Open::new(&worker.shared, ctx) else {
-        ctx.counters.rejected.fetch_add(1, Ordering::Relaxed);
-        if let Some(times) = log.speak(worker.now().0) {
-            tracing::warn!(listener = %ctx.name, times, "max_connections reached: connections are closed at accept");
+/// Takes connections from a listening socket and starts them.
+#[derive(Debug, Default)]
+pub(super) struct Admission {
+    limit_log: Quiet,
+}
+
+impl Admission {
+    /// Takes one, if it has not left while it was queued.
+    ///
+    /// # Errors
+    /// `AGAIN`: none waits. Else this box has run out of descriptors or memory.
+    pub(super) fn accept(&mut self, worker: &Rc<Worker>, ctx: &Rc<ListenerCtx>, socket: &Watched) -> Result<(), Errno> {
+        match acceptfrom_with(socket.fd(), SocketFlags::NONBLOCK | SocketFlags::CLOEXEC) {
+            Ok((fd, peer)) => {
+                let peer = peer.and_then(|p| SocketAddr::try_from(p).ok()).unwrap_or(ctx.address);
+                self.admit(worker, ctx, fd, peer);
+                Ok(())
+            }
+            Err(e @ (Errno::AGAIN | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => Err(e),
+            Err(_) => Ok(()),
         }
-        return;
-    };
-    ctx.counters.accepted.fetch_add(1, Ordering::Relaxed);
-    let serial = worker.shared.accepted.fetch_add(1, Ordering::Relaxed) + 1;
-    let sock = Sock::new(fd);
-    let (worker, ctx) = (Rc::clone(worker), Rc::clone(ctx));
-    // A panic ends this task and the connection with it; the runtime contains it, `open` counts it out.
-    if ctx.tcp.is_some() {
-        tokio::task::spawn_local(async move {
-            tcp::serve(sock, worker, ctx, peer, serial).await;
-            drop(open);
-        });
-    } else {
-        spawn_http(Conn::new(sock, worker, ctx, peer, serial), open);
+    }
+
+    fn admit(&mut self, worker: &Rc<Worker>, ctx: &Rc<ListenerCtx>, fd: OwnedFd, peer: SocketAddr) {
+        let local = ctx.tracked.then(|| ctx.local_address(&fd));
+        let sock = Sock::new(fd);
+        if local.is_some_and(|local| worker.clients.is_leaving(local)) {
+            sock.set_abort();
+            return;
+        }
+        let Some(open) = Open::new(&worker.shared, ctx) else {
+            ctx.counters.rejected.fetch_add(1, Ordering::Relaxed);
+            if let Some(times) = self.limit_log.speak(worker.now().0) {
+                tracing::warn!(listener = %ctx.name, times, "max_connections reached: connections are closed at accept");
+            }
+            return;
+        };
+        ctx.counters.accepted.fetch_add(1, Ordering::Relaxed);
+        let serial = worker.shared.accepted.fetch_add(1, Ordering::Relaxed) + 1;
+        // A panic ends this task and the connection with it; the runtime contains it, `open` counts it out.
+        let task = if ctx.tcp.is_some() {
+            let conn = tcp::Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial);
+            tokio::task::spawn_local(async move {
+                conn.serve().await;
+                drop((conn, open));
+            })
+        } else {
+            spawn_http(Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial), open)
+        };
+        if let Some(local) = local {
+            worker.clients.track(serial, local, task.abort_handle());
+        }
     }
 }
 
-fn spawn_http<C: Transport + 'static>(conn: Conn<C>, open: Open) {
+fn spawn_http<C: Transport + 'static>(conn: Conn<C>, open: Open) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
         conn.serve().await;
         drop(open);
-    });
+    })
 }
 
 /// Says something once a second at most, and how often it was the case.

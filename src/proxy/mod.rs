@@ -3,10 +3,12 @@
 //! ```text
 //! Engine (control runtime) -- one thread each --> Worker: accept loops (listen.rs)
 //!                                                   -> http::Conn, one task a connection
-//!                                                   -> tcp::serve, one task a session
+//!                                                   -> tcp::Conn, one task a session
 //! ```
 //! Workers share only atomics and the current snapshot; the engine talks to them through those and a channel each.
 
+mod abort;
+mod clients;
 mod http;
 mod idle;
 mod listen;
@@ -16,9 +18,9 @@ mod tcp;
 mod tunnel;
 mod worker;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::rc::Rc;
@@ -33,11 +35,16 @@ use tokio::sync::{Notify, mpsc};
 
 use crate::config::model::Config;
 use crate::net::{clock, wheel};
-use crate::pool::ServerState;
+use crate::pool::{Pool, ServerState};
+use crate::proxy::abort::{Order, Shard, abort_loop};
+use crate::proxy::clients::Part;
 use crate::proxy::listen::{ListenerCounters, ListenerCtx, accept_loop};
 use crate::proxy::worker::{Shared, Worker};
 use crate::snapshot::{Addresses, Snapshot};
+use crate::sys::watched::Watched;
 use crate::telemetry::access_log::Sinks;
+
+pub use crate::proxy::clients::Done;
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -62,10 +69,22 @@ pub struct WorkerProgress {
     pub ticks: u64,
 }
 
+/// Whether a pool can serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolHealth {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Servers that are up, backups included.
+    pub up: usize,
+    /// All servers; of a name that does not resolve, none.
+    pub total: usize,
+}
+
 #[derive(Debug)]
 struct WorkerHandle {
     progress: Arc<Progress>,
     commands: mpsc::UnboundedSender<Command>,
+    aborts: mpsc::UnboundedSender<Order>,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -79,8 +98,14 @@ struct Progress {
 #[derive(Debug)]
 enum Command {
     Drain,
+    /// Says when none is left of the connections there are.
+    BeQuiet(Part),
+    Resume,
     Stop,
 }
+
+/// What a worker hears: its commands, and addresses that leave.
+type Inboxes = (mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Order>);
 
 /// The running data path.
 #[derive(Debug)]
@@ -196,6 +221,44 @@ impl Engine {
         }
     }
 
+    /// Goes on accepting and serving, but keeps no connection: idle ones end, the others after their response. Done when
+    /// none is left of those that are open now. TCP sessions and tunnels go on, and are waited for too.
+    pub fn quiet(&self) -> Done {
+        let (done, part) = Done::new();
+        for w in &self.workers {
+            let _ = w.commands.send(Command::BeQuiet(part.clone()));
+        }
+        done
+    }
+
+    /// Ends what [`Engine::quiet`] began.
+    pub fn resume(&self) {
+        for w in &self.workers {
+            let _ = w.commands.send(Command::Resume);
+        }
+    }
+
+    /// Resets the client connections whose local address is one of `addresses`, those included that wait to be accepted,
+    /// and takes what they hold of servers back. Done when their sockets are closed.
+    ///
+    /// Only addresses of virtual routers count.
+    pub fn abort(&self, addresses: &[IpAddr]) -> Done {
+        let (done, part) = Done::new();
+        for w in &self.workers {
+            let _ = w.aborts.send(Order { addresses: addresses.to_vec(), done: part.clone() });
+        }
+        done
+    }
+
+    /// The pools that virtual routers track, by name.
+    pub fn pools(&self) -> Vec<PoolHealth> {
+        let snapshot = self.shared.snapshot.load();
+        let tracked: HashSet<_> =
+            snapshot.config.routers.iter().filter_map(|r| r.track_pools.as_ref()).flat_map(|t| &t.pools).collect();
+        let health = |p: &Arc<Pool>| PoolHealth { name: Arc::clone(&p.config.name), up: p.up(), total: p.total() };
+        snapshot.pools.iter().filter(|p| tracked.contains(&p.config.name)).map(health).collect()
+    }
+
     /// What a successor needs to know of the servers.
     pub fn state(&self) -> serde_json::Value {
         let snapshot = self.shared.snapshot.load();
@@ -253,6 +316,7 @@ struct ListenerSeed {
 impl ListenerSeed {
     fn context(self) -> ListenerCtx {
         let listener = &self.config.listeners[self.index];
+        let tracked = self.is_tracked();
         ListenerCtx {
             name: Arc::clone(&listener.name),
             index: self.index,
@@ -262,7 +326,15 @@ impl ListenerSeed {
             max_connections: listener.max_connections,
             counters: self.counters,
             max_total: self.config.global.max_connections as usize,
+            tracked,
         }
+    }
+
+    /// Whether an address of a virtual router leads to the listener.
+    fn is_tracked(&self) -> bool {
+        let ip = self.address.ip();
+        let mut virtual_addresses = self.config.routers.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded));
+        virtual_addresses.any(|a| ip.is_unspecified() || ip == a.ip)
     }
 }
 
@@ -274,7 +346,9 @@ impl WorkerHandle {
         sinks: &Sinks,
     ) -> io::Result<Self> {
         let progress = Arc::new(Progress::default());
-        let (commands, inbox) = mpsc::unbounded_channel();
+        let (commands, command_inbox) = mpsc::unbounded_channel();
+        let (aborts, abort_inbox) = mpsc::unbounded_channel();
+        let inboxes = (command_inbox, abort_inbox);
         let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
         // Built here only to fail here; a local runtime cannot move to its thread.
         drop(runtime?);
@@ -286,10 +360,10 @@ impl WorkerHandle {
                 tracing::error!(worker = id, "no runtime: out of descriptors?");
                 return;
             };
-            runtime.block_on(run(id, share, shared, log, noted, inbox));
+            runtime.block_on(run(id, share, shared, log, noted, inboxes));
             runtime.shutdown_background();
         })?;
-        Ok(Self { progress, commands, thread: Some(thread) })
+        Ok(Self { progress, commands, aborts, thread: Some(thread) })
     }
 }
 
@@ -300,14 +374,20 @@ async fn run(
     shared: Arc<Shared>,
     log: crate::telemetry::access_log::LogBuffer,
     progress: Arc<Progress>,
-    mut inbox: mpsc::UnboundedReceiver<Command>,
+    (mut commands, aborts): Inboxes,
 ) {
     let worker = Worker::new(shared, log, seed(id));
     let drain = Rc::new(Notify::new());
+    let mut tracked = Vec::new();
     for (seed, socket) in share {
         let ctx = Rc::new(seed.context());
+        let socket = Rc::new(Watched::new(socket.into()));
+        if ctx.tracked {
+            tracked.push(Shard { ctx: Rc::clone(&ctx), socket: Rc::downgrade(&socket) });
+        }
         tokio::task::spawn_local(accept_loop(Rc::clone(&worker), ctx, socket, Rc::clone(&drain)));
     }
+    tokio::task::spawn_local(abort_loop(Rc::clone(&worker), tracked, aborts));
     let mut tick = tokio::time::interval(wheel::TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut swept = worker.now();
@@ -322,11 +402,16 @@ async fn run(
                     worker.sweep();
                 }
             }
-            command = inbox.recv() => match command {
+            command = commands.recv() => match command {
                 Some(Command::Drain) => {
                     drain.notify_waiters();
                     worker.wheel.wake_all();
                 }
+                Some(Command::BeQuiet(old_gone)) => {
+                    worker.clients.become_quiet(worker.shared.accepted.load(Ordering::Relaxed), old_gone);
+                    worker.wheel.wake_all();
+                }
+                Some(Command::Resume) => worker.clients.resume(),
                 Some(Command::Stop) | None => break,
             }
         }

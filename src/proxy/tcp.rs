@@ -19,36 +19,67 @@ use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, Worker};
 use crate::telemetry::reason::Reason;
 
-/// Serves one client connection.
-pub(crate) async fn serve(client: Sock, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) {
-    let timer = worker.wheel.timer();
-    let Some(settings) = &listener.tcp else { return };
-    let view = worker.view();
-    let place = &view.snapshot.listeners[listener.index];
-    let Some(index) = place.pool else { return };
-    let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
-    let log = place.log.clone();
-    let mut session = Session::new(&listener, peer, serial, Arc::clone(&pool.config.name), log.is_some());
-    let reached = reach(&worker, &timer, pool, local, &mut session).await;
-    let read_ahead = 2 * SMALL;
-    // A session may last for days: it keeps its server, not the configuration it was found in.
-    drop(view);
-    match reached {
-        Ok((server, lease)) => {
-            let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
-            let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
-            let end = tunnel(&client, &server, up, down, &timer, settings.idle_timeout, || worker.now()).await;
-            lease.succeeded();
-            session.finish(end.to_server, end.to_client, end.reason);
+/// A client connection.
+pub(crate) struct Conn {
+    client: Sock,
+    worker: Rc<Worker>,
+    listener: Rc<ListenerCtx>,
+    peer: SocketAddr,
+    serial: u64,
+}
+
+impl Conn {
+    /// A connection just accepted.
+    pub(crate) fn new(
+        client: Sock,
+        worker: Rc<Worker>,
+        listener: Rc<ListenerCtx>,
+        peer: SocketAddr,
+        serial: u64,
+    ) -> Self {
+        worker.clients.opened();
+        Self { client, worker, listener, peer, serial }
+    }
+
+    /// Serves it to its end.
+    pub(crate) async fn serve(&self) {
+        let Self { client, worker, listener, .. } = self;
+        let timer = worker.wheel.timer();
+        let Some(settings) = &listener.tcp else { return };
+        let view = worker.view();
+        let place = &view.snapshot.listeners[listener.index];
+        let Some(index) = place.pool else { return };
+        let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
+        let log = place.log.clone();
+        let name = Arc::clone(&pool.config.name);
+        let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
+        let reached = reach(worker, &timer, pool, local, &mut session).await;
+        let read_ahead = 2 * SMALL;
+        // A session may last for days: it keeps its server, not the configuration it was found in.
+        drop(view);
+        match reached {
+            Ok((server, lease)) => {
+                let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
+                let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
+                let end = tunnel(client, &server, up, down, &timer, settings.idle_timeout, || worker.now()).await;
+                lease.succeeded();
+                session.finish(end.to_server, end.to_client, end.reason);
+            }
+            Err(reason) => {
+                // The client sees at once that nobody is there, as if the port were closed.
+                client.set_abort();
+                session.finish(0, 0, Some(reason));
+            }
         }
-        Err(reason) => {
-            // The client sees at once that nobody is there, as if the port were closed.
-            client.set_abort();
-            session.finish(0, 0, Some(reason));
+        if let Some(log) = log {
+            worker.log.borrow_mut().line(&log, &session, SystemTime::now());
         }
     }
-    if let Some(log) = log {
-        worker.log.borrow_mut().line(&log, &session, SystemTime::now());
+}
+
+impl Drop for Conn {
+    fn drop(&mut self) {
+        self.worker.clients.closing(self.serial, self.listener.tracked, &self.client);
     }
 }
 

@@ -16,6 +16,7 @@ use crate::net::clock;
 use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
 use crate::pool::{Lease, PickError, PickInput, PickState, Pool, Tried};
+use crate::proxy::clients::Clients;
 use crate::proxy::http::scratch::ScratchPool;
 use crate::proxy::idle::IdleList;
 use crate::proxy::pump::Means;
@@ -77,6 +78,8 @@ pub(crate) struct Worker {
     pub(crate) shared: Arc<Shared>,
     /// Deadlines.
     pub(crate) wheel: Rc<Wheel>,
+    /// Connections of its clients.
+    pub(crate) clients: Clients,
     /// Parsed heads and work space.
     pub(crate) scratch: ScratchPool,
     /// Access log lines not yet handed to the writer.
@@ -97,6 +100,7 @@ impl Worker {
         Rc::new(Self {
             shared,
             wheel: Wheel::new(now),
+            clients: Clients::default(),
             scratch: ScratchPool::default(),
             log: RefCell::new(log),
             buffers: BufferPool::new(),
@@ -196,9 +200,15 @@ impl Worker {
         x.wrapping_mul(0x2545_F491_4F6C_DD1D)
     }
 
-    /// Whether connections should end after what they do now.
+    /// Whether the process is about to leave: nothing new is accepted, and idle connections end.
     pub(crate) fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether a connection that waits for a request is to be closed. One that was just opened (`first`) gets its answer
+    /// unless the process leaves.
+    pub(crate) fn ends_idle(&self, first: bool) -> bool {
+        self.draining() || (!first && self.clients.is_quiet())
     }
 }
 

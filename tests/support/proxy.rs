@@ -2,15 +2,18 @@
 
 use std::fs;
 use std::io::{BufRead, BufReader};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
+use bascule::config::model::{Announce, Config, Preempt, TrackedPools, VirtualAddress, VirtualRouter};
 use bascule::config::{self, LoadOptions};
 use bascule::net::listen::{Options, bind};
 use bascule::proxy::{BoundListener, Engine};
+use bascule::vrrp::{Checksum, Family, Interval, Priority, Version, Vrid};
 
 use super::TempDir;
 use super::wire::{PATIENCE, Peer};
@@ -28,9 +31,14 @@ pub(crate) struct Proxy {
 }
 
 impl Proxy {
-    /// Runs `config`, in which the addresses of listeners count for nothing: each gets a free port of loopback. Without
-    /// `[global]` there is one worker; without `[access_log]` there is that of [`LOG`].
+    /// Runs `config`, in which the ports of listeners count for nothing: each gets a free one. Without `[global]` there is
+    /// one worker; without `[access_log]` there is that of [`LOG`].
     pub(crate) fn start(config: &str) -> Self {
+        Self::start_with(config, |_| ())
+    }
+
+    /// The same with a configuration that `change` has completed.
+    pub(crate) fn start_with(config: &str, change: impl FnOnce(&mut Config)) -> Self {
         let mut text = config.to_owned();
         if !config.contains("[global]") {
             text.push_str("[global]\nworkers = 1\n");
@@ -41,7 +49,8 @@ impl Proxy {
         let dir = TempDir::new();
         let file = dir.path().join("bascule.toml");
         fs::write(&file, text).unwrap();
-        let config = config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config;
+        let mut config = config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config;
+        change(&mut config);
         let workers = config.global.workers.map_or(1, |n| n.get() as usize);
         let options =
             Options { backlog: 128, keepalive: None, freebind: false, shards: NonZeroUsize::new(workers).unwrap() };
@@ -49,7 +58,7 @@ impl Proxy {
             .listeners
             .iter()
             .map(|l| {
-                let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+                let any = SocketAddr::new(l.bind[0].ip(), 0);
                 let shards = bind(&l.name, any, &options).unwrap();
                 BoundListener { name: Arc::clone(&l.name), addr: shards[0].local_addr().unwrap(), shards }
             })
@@ -95,4 +104,43 @@ impl Proxy {
             }
         }
     }
+}
+
+/// A virtual router with these addresses that tracks these pools.
+pub(crate) fn router(addresses: &[&str], pools: &[&str]) -> Arc<VirtualRouter> {
+    let address =
+        |ip: &&str| VirtualAddress { ip: ip.parse().unwrap(), prefix: 32, interface: "lo".into(), label: None };
+    let second = Duration::from_secs(1);
+    Arc::new(VirtualRouter {
+        name: "VI_1".into(),
+        interface: "lo".into(),
+        vrid: Vrid::new(51).unwrap(),
+        version: Version::V2,
+        family: Family::V4,
+        password: None,
+        priority: Priority(100),
+        advert_interval: Interval::from_secs(1).unwrap(),
+        v3_checksum: Checksum::PseudoHeader,
+        addresses: addresses.iter().map(address).collect(),
+        excluded: Vec::new(),
+        unicast_peers: Vec::new(),
+        source: None,
+        check_source: true,
+        check_ttl: true,
+        preempt: Preempt::WhenReady,
+        preempt_delay: second,
+        startup_delay: second,
+        announce: Announce { burst: 5, repeat: Vec::new(), refresh: second, interval: Duration::ZERO },
+        proxy_grace: second,
+        handover_drain: second,
+        handover_linger: second,
+        track_pools: Some(TrackedPools { pools: pools.iter().map(|&p| p.into()).collect(), any: false }),
+        track_interfaces: Vec::new(),
+        track_files: Vec::new(),
+        track_scripts: Vec::new(),
+        sync_group: None,
+        arbitrate: Vec::new(),
+        notify: None,
+        webhook: None,
+    })
 }

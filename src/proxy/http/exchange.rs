@@ -25,7 +25,7 @@ use crate::telemetry::access_log::Log;
 use crate::telemetry::reason::Reason;
 
 /// One request and its response on a client connection.
-pub(super) struct Exchange<'c, C> {
+pub(super) struct Exchange<'c, C: Transport> {
     pub(super) conn: &'c Conn<C>,
     pub(super) scratch: Box<Scratch>,
     /// The request's head at its front, never consumed while the exchange goes on; behind it what was read with it.

@@ -52,7 +52,7 @@ const LINGER_IDLE: Duration = Duration::from_secs(5);
 const LINGER_TOTAL: Duration = Duration::from_secs(30);
 
 /// A client connection.
-pub(crate) struct Conn<C> {
+pub(crate) struct Conn<C: Transport> {
     io: C,
     timer: Timer,
     worker: Rc<Worker>,
@@ -91,6 +91,7 @@ enum Outcome {
 impl<C: Transport> Conn<C> {
     /// A connection just accepted.
     pub(crate) fn new(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
+        worker.clients.opened();
         Self { io, timer: worker.wheel.timer(), worker, listener, peer, peer_text: OnceCell::new(), serial }
     }
 
@@ -180,7 +181,9 @@ impl<C: Transport> Conn<C> {
                         false => Some(Arrival { scratch: worker.scratch.take(), buf, outcome: Outcome::TimedOut }),
                     });
                 }
-                Poll::Pending if worker.draining() && stash.is_empty() => return Poll::Ready(None),
+                Poll::Pending if stash.is_empty() && worker.ends_idle(first) && !self.has_arrived() => {
+                    return Poll::Ready(None);
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }
@@ -241,7 +244,8 @@ impl<C: Transport> Conn<C> {
     /// Whether the connection may serve another request after this one.
     fn may_keep(&self, requests: u32, asked: bool) -> bool {
         let http = &self.listener.http;
-        asked && requests < http.keepalive_requests && !http.keepalive_timeout.is_zero() && !self.worker.draining()
+        let stays = !self.worker.draining() && !self.worker.clients.is_quiet();
+        asked && requests < http.keepalive_requests && !http.keepalive_timeout.is_zero() && stays
     }
 
     /// Whether the client's leaving would be noticed.
@@ -252,6 +256,12 @@ impl<C: Transport> Conn<C> {
     /// Whether bytes of the client are known to wait in the socket.
     fn has_unread(&self) -> bool {
         self.io.plain().is_some_and(Sock::is_known_readable)
+    }
+
+    /// Whether something of the client waits in the socket though epoll has not reported it yet: closing would answer a
+    /// request with a reset.
+    fn has_arrived(&self) -> bool {
+        self.io.plain().is_some_and(Sock::is_stale_now)
     }
 
     /// Lets the client's leaving be noticed from now on; the timer is set to `deadline`.
@@ -286,6 +296,12 @@ impl<C: Transport> Conn<C> {
                 return;
             }
         }
+    }
+}
+
+impl<C: Transport> Drop for Conn<C> {
+    fn drop(&mut self) {
+        self.worker.clients.closing(self.serial, self.listener.tracked, &self.io);
     }
 }
 

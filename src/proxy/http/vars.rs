@@ -16,7 +16,7 @@ use crate::route::{MAX_HOST, normalise_host};
 use crate::template::{Var, Variables};
 
 /// The values of one exchange.
-pub(super) struct Vars<'e, 'c, C> {
+pub(super) struct Vars<'e, 'c, C: Transport> {
     pub(super) exchange: &'e Exchange<'c, C>,
 }
 

@@ -1,15 +1,18 @@
-use std::io::{self, IoSlice};
-use std::net::Ipv4Addr;
+use std::io::{self, ErrorKind, IoSlice, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize};
 use std::task::{Context, Poll};
 
 use arc_swap::ArcSwap;
 use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc;
 
 use super::*;
 use crate::config;
 use crate::net::memory::{Memory, pair};
 use crate::net::transport::Closed;
+use crate::proxy::abort::{Order, Shard, abort_loop};
+use crate::proxy::clients::Done;
 use crate::snapshot::{Addresses, Snapshot};
 use crate::telemetry::access_log::Sinks;
 
@@ -48,6 +51,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         max_connections: None,
         counters: Arc::default(),
         max_total: 10,
+        tracked: false,
     };
     (Worker::new(Arc::new(shared), sinks.buffer(), 1), Rc::new(ctx))
 }
@@ -114,5 +118,41 @@ fn a_panic_ends_its_connection_and_no_other() {
             assert!(answer.starts_with("HTTP/1.1 200 OK\r\n") && answer.ends_with("fine"), "{answer}");
         }
         assert_eq!(worker.shared.connections.load(Ordering::Relaxed), 1);
+    });
+}
+
+#[test]
+fn what_waits_to_be_accepted_is_reset_with_its_address_and_the_rest_is_served() {
+    let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()).expect("a runtime");
+    runtime.block_on(async {
+        let (worker, ctx) = worker();
+        let ctx = ListenerCtx { address: "0.0.0.0:0".parse().unwrap(), tracked: true, ..Rc::into_inner(ctx).unwrap() };
+        let listener = TcpListener::bind(ctx.address).unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // No accept loop: everything stays in the queue.
+        let socket = Rc::new(Watched::new(listener.into()));
+        let mut clients =
+            [1, 2, 2, 1].map(|last| TcpStream::connect(((Ipv4Addr::from([127, 0, 0, last])), port)).unwrap());
+        for client in &mut clients {
+            client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
+        }
+        let (orders, inbox) = mpsc::unbounded_channel();
+        let shards = vec![Shard { ctx: Rc::new(ctx), socket: Rc::downgrade(&socket) }];
+        tokio::task::spawn_local(abort_loop(Rc::clone(&worker), shards, inbox));
+        let (mut done, part) = Done::new();
+        orders.send(Order { addresses: vec![Ipv4Addr::new(127, 0, 0, 2).into()], done: part }).unwrap();
+        done.wait().await;
+        for client in &mut clients[1..3] {
+            assert_eq!(client.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+        }
+        while worker.shared.connections.load(Ordering::Relaxed) > 0 {
+            tokio::task::yield_now().await;
+        }
+        for client in clients.iter_mut().step_by(3) {
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).unwrap();
+            assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+        }
     });
 }
