@@ -16,7 +16,7 @@
 use std::io::{self, IoSlice, IoSliceMut};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -35,17 +35,31 @@ use tokio::net::UnixStream;
 use crate::sys::memfd::{self, MemfdError};
 
 /// First byte of every packet; grows when the meaning of messages changes.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// The first message. Descriptors: the sockets of all listeners in order, then the log files.
+    /// The first message. Descriptors: the guard if there is one, the sockets of all listeners in order, then the log files.
     Start(Start),
     /// Stop accepting once the accept queues are empty, finish what is under way, then say [`FromProxy::Drained`].
     Drain {
         /// After this long the supervisor ends the process.
         timeout_ms: u64,
+    },
+    /// `on`: go on accepting and serving but keep no connection, and say [`FromProxy::Quieted`] when none is left of those
+    /// that are open now. Off: keep connections again. Without effect on [`ToProxy::Drain`].
+    Quiet {
+        /// The last word counts.
+        on: bool,
+    },
+    /// Reset every client connection whose local address is one of these, also those not accepted yet, then say
+    /// [`FromProxy::Aborted`]. To be sent while this box still has the addresses.
+    Abort {
+        /// Of virtual routers; no others are known.
+        addresses: Vec<IpAddr>,
+        /// Comes back with the answer.
+        token: u64,
     },
     /// Write to these files from now on. Descriptors: one for each.
     ReopenLogs {
@@ -69,6 +83,9 @@ pub struct Start {
     pub log_files: Vec<PathBuf>,
     /// Last state of the proxy before this one.
     pub state: Option<Box<RawValue>>,
+    /// The first descriptor is the guard: the read end of a pipe whose write ends the supervisor and the vrrp process
+    /// hold. The proxy then outlives the supervisor, and ends when both are gone.
+    pub guarded: bool,
 }
 
 /// The sockets of one bind address.
@@ -100,6 +117,27 @@ pub enum FromProxy {
     Event(Event),
     /// No connection is left after [`ToProxy::Drain`].
     Drained,
+    /// After [`ToProxy::Quiet`]: no connection is left of those that were open then. Said once.
+    Quieted,
+    /// [`ToProxy::Abort`] is done: the sockets are closed.
+    Aborted {
+        /// As in the order.
+        token: u64,
+    },
+    /// The pools that virtual routers track: after [`FromProxy::Ready`], and when any of them has changed. Never said when
+    /// there are none.
+    Pools(Vec<PoolSummary>),
+}
+
+/// Whether a pool can serve.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSummary {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Servers that are up, backups included.
+    pub up: u32,
+    /// All servers; of a name that does not resolve, none.
+    pub total: u32,
 }
 
 /// How far a worker thread has come.

@@ -4,7 +4,7 @@ use std::fmt;
 use std::fs::File;
 use std::io;
 use std::net::TcpListener;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
 use std::time::Duration;
@@ -14,7 +14,7 @@ use tokio::process::Command;
 use tokio::time::timeout;
 
 use crate::app::watchdog::{Verdict, Watchdog};
-use crate::ipc::{self, Channel, FromProxy, Limits, ProxyChannel, RecvError, ToProxy};
+use crate::ipc::{self, Channel, FromProxy, Limits, ProxyChannel, RecvError, Start, ToProxy};
 use crate::net::clock;
 use crate::sys::procfs;
 use crate::sys::user::Identity;
@@ -29,6 +29,8 @@ pub(super) struct Child {
     pid: u32,
     channel: ProxyChannel,
     watchdog: Watchdog,
+    /// What it watches instead of us, see [`Start::guarded`].
+    guard: Option<OwnedFd>,
     /// It said [`FromProxy::Ready`].
     pub(super) ready: bool,
     /// Client connections at the last heartbeat.
@@ -82,13 +84,25 @@ impl Program {
 
 impl Child {
     /// Forks and executes `program` as proxy. To be called by the main thread: the kernel ends the child together with the
-    /// thread that forked it.
-    pub(super) fn spawn(program: &Program, identity: Option<Identity>, watchdog: Duration) -> io::Result<Self> {
+    /// thread that forked it, unless it is guarded.
+    ///
+    /// With a `guard`, the read end of a pipe whose write ends this process and another hold, the proxy lives on when this
+    /// process dies, and ends with the last of those write ends.
+    pub(super) fn spawn(
+        program: &Program,
+        identity: Option<Identity>,
+        watchdog: Duration,
+        guard: Option<&OwnedFd>,
+    ) -> io::Result<Self> {
+        let guard = guard.map(OwnedFd::try_clone).transpose()?;
         let (ours, theirs) = ipc::socketpair()?;
         let mut command = Command::new(format!("/proc/self/fd/{}", program.0.as_raw_fd()));
         command.arg0("bascule-proxy").arg("proxy").arg(format!("--supervisor={}", std::process::id()));
         if let Some(Identity { uid, gid }) = identity {
             command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
+        }
+        if guard.is_some() {
+            command.arg("--guarded");
         }
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
         // Its own end is its standard input; the root directory keeps no file system busy.
@@ -99,6 +113,7 @@ impl Child {
             process,
             channel: Channel::new(ours, Limits::OF_PROXY)?,
             watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
+            guard,
             ready: false,
             connections: 0,
         })
@@ -136,6 +151,12 @@ impl Child {
         procfs::thread_location(self.pid, tid)
     }
 
+    /// Sends the first message: `descriptors` are those of `start` but for the guard, which is added here.
+    pub(super) async fn start(&self, start: Start, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
+        let all: Vec<_> = self.guard.iter().map(AsFd::as_fd).chain(descriptors.iter().copied()).collect();
+        self.send(&ToProxy::Start(Start { guarded: self.guard.is_some(), ..start }), &all).await
+    }
+
     /// Sends a message.
     pub(super) async fn send(&self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
         match timeout(SEND_LIMIT, self.channel.send(message, descriptors)).await {
@@ -155,7 +176,7 @@ impl Child {
 
     /// Ends it at once; how it ended.
     pub(super) async fn kill(mut self) -> String {
-        // Without CAP_KILL this fails for a proxy of another user; closing the socketpair ends it then.
+        // Without CAP_KILL this fails for a proxy of another user; closing the socketpair ends it then, for we live.
         let killed = self.process.start_kill();
         drop(self.channel);
         match (timeout(REAP_LIMIT, self.process.wait()).await, killed) {

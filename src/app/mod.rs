@@ -67,6 +67,8 @@ enum Command {
         uid: Option<u32>,
         #[arg(long, requires = "uid")]
         gid: Option<u32>,
+        #[arg(long)]
+        guarded: bool,
     },
 }
 
@@ -131,8 +133,8 @@ pub fn main() -> ExitCode {
             begin();
             finish(demo::run(port))
         }
-        Command::Proxy { supervisor, uid, gid } => {
-            finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor))
+        Command::Proxy { supervisor, uid, gid, guarded } => {
+            finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor, guarded))
         }
     }
 }

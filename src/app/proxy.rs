@@ -2,6 +2,10 @@
 //!
 //! The main thread is the control runtime. It obeys the socketpair only, and when that ends it ends: a proxy never outlives
 //! its supervisor.
+//!
+//! But for one that is guarded: it holds the read end of a pipe whose write ends the supervisor and the vrrp process have.
+//! When the supervisor dies it goes on serving, so that the vrrp process can hand the addresses over, and ends when the
+//! pipe does. It ends at once when a supervisor that lives closes the socketpair.
 
 use std::fmt;
 use std::io;
@@ -15,8 +19,9 @@ use rustix::net::SocketType;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::value::to_raw_value;
+use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 use tracing::{debug, warn};
 
@@ -25,10 +30,12 @@ use crate::app::watchdog::heartbeat_interval;
 use crate::config;
 use crate::config::model::{Config, ServerAddress};
 use crate::dns::{Resolver, Table, Watcher};
-use crate::ipc::{Event, FromProxy, Limits, ListenerSockets, Progress, RecvError, Start, SupervisorChannel, ToProxy};
-use crate::proxy::{BoundListener, Engine, WorkerProgress};
+use crate::ipc::{
+    Event, FromProxy, Limits, ListenerSockets, PoolSummary, Progress, RecvError, Start, SupervisorChannel, ToProxy,
+};
+use crate::proxy::{BoundListener, Done, Engine, PoolHealth, WorkerProgress};
 use crate::snapshot::Addresses;
-use crate::sys::process::{self, ConfineError};
+use crate::sys::process::{self, ConfineError, Orphan};
 use crate::sys::user::Identity;
 
 /// Why the proxy could not run.
@@ -41,6 +48,8 @@ pub(super) enum ProxyError {
     Receive(RecvError),
     /// The supervisor went away, or said something else than Start.
     NoStart,
+    /// The guard is missing or is no pipe.
+    Guard(io::Error),
     /// The configuration or the engine; the supervisor was told.
     Start(StartError),
     /// The supervisor takes no messages any more.
@@ -55,6 +64,7 @@ impl fmt::Display for ProxyError {
             Self::Runtime(e) => write!(f, "proxy: {e}"),
             Self::Receive(e) => write!(f, "proxy: {e}"),
             Self::NoStart => f.write_str("proxy: the supervisor did not start it"),
+            Self::Guard(e) => write!(f, "proxy: cannot watch the guard: {e}"),
             Self::Start(e) => write!(f, "proxy: {e}"),
             Self::Send(e) => write!(f, "proxy: the supervisor cannot be told: {e}"),
         }
@@ -86,18 +96,25 @@ impl fmt::Display for StartError {
 const NAMES_AT_START: Duration = Duration::from_secs(2);
 /// Between two summaries for a successor.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two looks at the pools that virtual routers track.
+const POOLS_INTERVAL: Duration = Duration::from_millis(100);
+/// From the end of the socketpair until the kernel tells whether the supervisor has died: it closes a dying process's
+/// descriptors before it gives its children away.
+const DEATH_GRACE: Duration = Duration::from_millis(500);
 /// From the moment new connection attempts are dropped until the accept queues are left: handshakes under way take a
 /// round trip to arrive in them.
 const HANDSHAKE_LINGER: Duration = Duration::from_millis(200);
 
-/// Runs as the child of process `supervisor`, as `identity` if given.
-pub(super) fn run(identity: Option<Identity>, supervisor: i32) -> Result<(), ProxyError> {
+/// Runs as the child of process `supervisor`, as `identity` if given; `guarded`: it may outlive it.
+pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) -> Result<(), ProxyError> {
     process::set_name(c"bascule-proxy");
     let channel = channel_on_stdin().ok_or(ProxyError::NotSupervised)?;
     let supervisor = Pid::from_raw(supervisor).ok_or(ProxyError::NotSupervised)?;
-    process::confine(identity, supervisor).map_err(ProxyError::Confine)?;
+    let orphan = if guarded { Orphan::Lives } else { Orphan::Dies };
+    process::confine(identity, supervisor, orphan).map_err(ProxyError::Confine)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProxyError::Runtime)?;
-    let (mut channel, start, descriptors) = runtime.block_on(begin(channel))?;
+    let (mut channel, start, mut descriptors) = runtime.block_on(begin(channel))?;
+    let guard = if start.guarded { Some(runtime.block_on(take_guard(&mut descriptors))?) } else { None };
     let started = prepare(start).and_then(|prepared| {
         let names = runtime.block_on(Names::resolve(&prepared));
         // Outside the runtime: the engine starts threads and waits for them, and ends them when it is dropped.
@@ -111,7 +128,22 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32) -> Result<(), Pro
             return Err(ProxyError::Start(error));
         }
     };
-    let control = Control { channel: &mut channel, engine: &engine, names, drain_at: None, draining: false };
+    let (aborted, aborts) = mpsc::unbounded_channel();
+    let control = Control {
+        channel: &mut channel,
+        supervisor,
+        supervised: true,
+        death_at: None,
+        guard,
+        engine: &engine,
+        names,
+        drain_at: None,
+        draining: false,
+        quieting: None,
+        aborted,
+        aborts,
+        pools: None,
+    };
     runtime.block_on(control.run(watchdog))
 }
 
@@ -142,9 +174,44 @@ async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedF
     let mut channel = SupervisorChannel::new(channel, Limits::OF_SUPERVISOR).map_err(ProxyError::Runtime)?;
     match channel.recv().await.map_err(ProxyError::Receive)? {
         Some((ToProxy::Start(start), descriptors)) => Ok((channel, start, descriptors)),
-        Some((ToProxy::Drain { .. } | ToProxy::ReopenLogs { .. } | ToProxy::Stop, _)) | None => {
-            Err(ProxyError::NoStart)
+        Some((
+            ToProxy::Drain { .. }
+            | ToProxy::Quiet { .. }
+            | ToProxy::Abort { .. }
+            | ToProxy::ReopenLogs { .. }
+            | ToProxy::Stop,
+            _,
+        ))
+        | None => Err(ProxyError::NoStart),
+    }
+}
+
+/// Takes the guard off the descriptors of [`Start`].
+async fn take_guard(descriptors: &mut Vec<OwnedFd>) -> Result<pipe::Receiver, ProxyError> {
+    if descriptors.is_empty() {
+        return Err(ProxyError::Guard(io::ErrorKind::NotFound.into()));
+    }
+    pipe::Receiver::from_owned_fd(descriptors.remove(0)).map_err(ProxyError::Guard)
+}
+
+/// Resolves when no write end of the guard is left; never without one. Cancel-safe: what is written means nothing.
+async fn released(guard: Option<&pipe::Receiver>) {
+    let Some(guard) = guard else { return std::future::pending().await };
+    loop {
+        let readable = guard.readable().await;
+        match readable.and_then(|()| guard.try_read(&mut [0; 64])) {
+            Ok(1..) => {}
+            Err(e) if e.kind() == io::ErrorKind::WouldBlock => {}
+            Ok(0) | Err(_) => return,
         }
+    }
+}
+
+/// Resolves when that is done; never when nothing is to be.
+async fn done(of: &mut Option<Done>) {
+    match of {
+        Some(done) => done.wait().await,
+        None => std::future::pending().await,
     }
 }
 
@@ -164,7 +231,7 @@ struct State {
 }
 
 fn prepare(start: Start) -> Result<Prepared, StartError> {
-    let Start { node, config, listeners, log_files, state } = start;
+    let Start { node, config, listeners, log_files, state, guarded: _ } = start;
     let config = config::parse_effective(&config, &node).map_err(StartError::Config)?;
     let log = &config.global.log;
     crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
@@ -236,38 +303,59 @@ fn start_engine(
 /// What the control runtime does while the workers work.
 struct Control<'a> {
     channel: &'a mut SupervisorChannel,
+    supervisor: Pid,
+    /// The channel has not ended.
+    supervised: bool,
+    /// When it must be clear whether the supervisor has died.
+    death_at: Option<Instant>,
+    guard: Option<pipe::Receiver>,
     engine: &'a Engine,
     names: Names,
     /// When the accept queues are left.
     drain_at: Option<Instant>,
     draining: bool,
+    /// Old connections are waited for.
+    quieting: Option<Done>,
+    /// Tokens of orders that were carried out, and where they come from.
+    aborted: mpsc::UnboundedSender<u64>,
+    aborts: mpsc::UnboundedReceiver<u64>,
+    /// What was last said of the pools.
+    pools: Option<Vec<PoolHealth>>,
 }
 
 impl Control<'_> {
     async fn run(mut self, watchdog: Duration) -> Result<(), ProxyError> {
-        self.channel.send(&FromProxy::Ready, &[]).await.map_err(ProxyError::Send)?;
-        let mut heartbeat = interval(heartbeat_interval(watchdog));
-        let mut state = interval(STATE_INTERVAL);
-        heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        state.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        self.say(&FromProxy::Ready).await?;
+        let [mut heartbeat, mut state, mut pools] =
+            [heartbeat_interval(watchdog), STATE_INTERVAL, POOLS_INTERVAL].map(interval);
+        for timer in [&mut heartbeat, &mut state, &mut pools] {
+            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        }
+        let tracking = !self.engine.pools().is_empty();
         loop {
-            // Cancel-safe: timers, a channel that keeps what came in part, and a wait for a condition.
+            // Cancel-safe: timers, channels that keep what came in part, and waits for a condition.
             tokio::select! {
-                message = self.channel.recv() => match message.map_err(ProxyError::Receive)? {
+                message = self.channel.recv(), if self.supervised => match message.map_err(ProxyError::Receive)? {
                     Some((ToProxy::Stop, _)) => return Ok(()),
                     Some((message, descriptors)) => self.obey(message, descriptors),
-                    // Without a supervisor nobody watches, and a successor may bind: no goodbyes, workers are cut where
-                    // they are.
-                    None => std::process::exit(1),
+                    None => self.on_channel_end(),
                 },
+                () = at(self.death_at) => self.on_death_due(),
+                () = released(self.guard.as_ref()) => std::process::exit(1),
                 _ = heartbeat.tick() => self.heartbeat(),
                 _ = state.tick() => self.report_state(),
+                _ = pools.tick(), if tracking => self.report_pools(),
                 () = self.names.changed.notified() => self.engine.set_addresses(&self.names.table.load()),
                 () = at(self.drain_at) => self.begin_drain(),
                 () = self.engine.drained(), if self.draining => {
                     self.draining = false;
-                    self.channel.send(&FromProxy::Drained, &[]).await.map_err(ProxyError::Send)?;
+                    self.say(&FromProxy::Drained).await?;
                 }
+                () = done(&mut self.quieting) => {
+                    self.quieting = None;
+                    self.say(&FromProxy::Quieted).await?;
+                }
+                Some(token) = self.aborts.recv() => self.say(&FromProxy::Aborted { token }).await?,
             }
         }
     }
@@ -278,9 +366,41 @@ impl Control<'_> {
                 debug!(timeout_ms, "draining");
                 self.drain_at = Some(Instant::now() + HANDSHAKE_LINGER);
             }
+            ToProxy::Quiet { on: true } => self.quieting = Some(self.engine.quiet()),
+            ToProxy::Quiet { on: false } => {
+                self.quieting = None;
+                self.engine.resume();
+            }
+            ToProxy::Abort { addresses, token } => {
+                debug!(?addresses, "connections are reset");
+                let (mut done, aborted) = (self.engine.abort(&addresses), self.aborted.clone());
+                tokio::spawn(async move {
+                    done.wait().await;
+                    // Nobody to tell any more: the process is about to end.
+                    let _ = aborted.send(token);
+                });
+            }
             ToProxy::ReopenLogs { files } => self.engine.reopen_logs(files.into_iter().zip(descriptors).collect()),
             ToProxy::Start(_) | ToProxy::Stop => warn!("unexpected message from the supervisor"),
         }
+    }
+
+    /// The supervisor has died, or wants us to end.
+    fn on_channel_end(&mut self) {
+        if self.guard.is_none() {
+            // Without a supervisor nobody watches, and a successor may bind: no goodbyes, workers are cut where they are.
+            std::process::exit(1);
+        }
+        self.supervised = false;
+        self.death_at = Some(Instant::now() + DEATH_GRACE);
+    }
+
+    fn on_death_due(&mut self) {
+        self.death_at = None;
+        if process::is_child_of(self.supervisor) {
+            std::process::exit(1);
+        }
+        warn!("the supervisor died: serving until the addresses are handed over");
     }
 
     fn begin_drain(&mut self) {
@@ -299,16 +419,48 @@ impl Control<'_> {
     fn report_state(&self) {
         let addresses = Addresses::clone(&self.names.table.load());
         match to_raw_value(&State { servers: self.engine.state(), addresses }) {
-            Ok(state) => self.offer(&FromProxy::State(state)),
+            Ok(state) => {
+                self.offer(&FromProxy::State(state));
+            }
             Err(e) => warn!(error = %e, "state not handed on"),
         }
     }
 
+    /// Says how the tracked pools are, if that is news.
+    fn report_pools(&mut self) {
+        let pools = self.engine.pools();
+        if self.pools.as_ref() == Some(&pools) {
+            return;
+        }
+        let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
+        let summary = |p: &PoolHealth| PoolSummary { name: p.name.clone(), up: number(p.up), total: number(p.total) };
+        if self.offer(&FromProxy::Pools(pools.iter().map(summary).collect())) {
+            self.pools = Some(pools);
+        }
+    }
+
+    /// Sends what must not be lost, unless nobody is left to hear it.
+    async fn say(&mut self, message: &FromProxy) -> Result<(), ProxyError> {
+        if !self.supervised {
+            return Ok(());
+        }
+        match self.channel.send(message, &[]).await {
+            // The end of the channel is seen next.
+            Err(_) if self.guard.is_some() => Ok(()),
+            sent => sent.map_err(ProxyError::Send),
+        }
+    }
+
     /// Sends what may be lost: a supervisor that stands still reads the ones before it later, and its death is seen by
-    /// the end of the channel.
-    fn offer(&self, message: &FromProxy) {
-        if let Err(e) = self.channel.try_send(message) {
+    /// the end of the channel. Whether it was sent.
+    fn offer(&self, message: &FromProxy) -> bool {
+        if !self.supervised {
+            return false;
+        }
+        let sent = self.channel.try_send(message);
+        if let Err(e) = &sent {
             debug!(error = %e, "the supervisor does not read");
         }
+        sent.is_ok()
     }
 }

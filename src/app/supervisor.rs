@@ -249,19 +249,20 @@ impl Supervisor<'_> {
     /// Starts a proxy and hands it everything.
     async fn start(&mut self) -> Result<(), Lost> {
         self.start_at = None;
-        let child = Child::spawn(&self.program, self.identity, self.watchdog()).map_err(Lost::Unborn)?;
+        let child = Child::spawn(&self.program, self.identity, self.watchdog(), None).map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "proxy started");
         let (log_files, log_fds) = self.open_logs();
-        let start = ToProxy::Start(Start {
+        let start = Start {
             node: self.loaded.config.node.to_string(),
             config: self.loaded.effective.clone(),
             listeners: self.listeners.iter().map(sockets).collect(),
             log_files,
             state: self.state.clone(),
-        });
+            guarded: false,
+        };
         let mut fds = descriptors(self.listeners.iter().flat_map(|l| &l.shards));
         fds.extend(log_fds.iter().map(AsFd::as_fd));
-        let sent = child.send(&start, &fds).await;
+        let sent = child.start(start, &fds).await;
         self.proxy = Some(child);
         sent
     }
@@ -347,6 +348,9 @@ impl Supervisor<'_> {
                 return ControlFlow::Break(Ok(()));
             }
             Ok(FromProxy::Drained) => warn!("the proxy says it has drained, unasked"),
+            Ok(FromProxy::Quieted) => debug!("the proxy is quiet"),
+            Ok(FromProxy::Aborted { token }) => debug!(token, "connections aborted"),
+            Ok(FromProxy::Pools(pools)) => debug!(?pools, "tracked pools"),
             Err(lost) => return self.on_lost(lost).await,
         }
         ControlFlow::Continue(())

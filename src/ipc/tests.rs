@@ -15,7 +15,14 @@ fn hostile() -> (ProxyChannel, OwnedFd) {
 }
 
 fn start(config: String) -> ToProxy {
-    ToProxy::Start(Start { node: "a".into(), config, listeners: Vec::new(), log_files: Vec::new(), state: None })
+    ToProxy::Start(Start {
+        node: "a".into(),
+        config,
+        listeners: Vec::new(),
+        log_files: Vec::new(),
+        state: None,
+        guarded: false,
+    })
 }
 
 #[tokio::test]

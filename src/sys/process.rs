@@ -67,14 +67,23 @@ pub fn can_change_user() -> bool {
         && rustix::thread::capabilities(None).is_ok_and(|sets| sets.effective.contains(needed))
 }
 
+/// What becomes of a process whose supervisor dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Orphan {
+    /// The kernel kills it.
+    Dies,
+    /// It sees to it itself.
+    Lives,
+}
+
 /// Gives up every privilege: becomes `identity` (none: stays who it is), empties all capability sets, forbids new
-/// privileges and core dumps, and asks to be killed when `supervisor`, its parent, dies.
+/// privileges and core dumps, and, unless it may outlive it, asks to be killed when `supervisor`, its parent, dies.
 ///
 /// To be called before the first thread starts: ids and capabilities belong to threads.
 ///
 /// # Errors
 /// The step that failed; the process must then end.
-pub fn confine(identity: Option<Identity>, supervisor: Pid) -> Result<(), ConfineError> {
+pub fn confine(identity: Option<Identity>, supervisor: Pid, orphan: Orphan) -> Result<(), ConfineError> {
     empty_bounding_set()?;
     if let Some(id) = identity {
         become_user(id).map_err(|e| ConfineError::Identity(id, e))?;
@@ -96,11 +105,15 @@ pub fn confine(identity: Option<Identity>, supervisor: Pid) -> Result<(), Confin
     rustix::thread::set_no_new_privs(true).map_err(prctl)?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(prctl)?;
     // Last: the kernel forgets it when ids change. The supervisor may have died before it was set.
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(prctl)?;
-    match rustix::process::getppid() {
-        Some(parent) if parent == supervisor => Ok(()),
-        _ => Err(ConfineError::Orphaned),
+    if orphan == Orphan::Dies {
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(prctl)?;
     }
+    if is_child_of(supervisor) { Ok(()) } else { Err(ConfineError::Orphaned) }
+}
+
+/// Whether `parent` is our parent, and so is alive.
+pub fn is_child_of(parent: Pid) -> bool {
+    rustix::process::getppid() == Some(parent)
 }
 
 /// Without CAP_SETPCAP there is nothing to do: no_new_privs makes the bounding set meaningless anyway.
