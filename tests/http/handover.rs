@@ -12,7 +12,7 @@ use super::stage;
 use crate::support::origin::{Answering, Origin, Refusing};
 use crate::support::proxy::{Proxy, router};
 use crate::support::wait_for;
-use crate::support::wire::{End, PATIENCE, Peer, get, ok};
+use crate::support::wire::{End, PATIENCE, Peer, get, ok, reply};
 
 /// The address of a virtual router; loopback has it as well as the other one.
 const VIRTUAL: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
@@ -126,7 +126,14 @@ fn tunnels_go_on_and_are_waited_for_also_from_before_an_earlier_quiet_time() {
     first.1.expect("ping");
     proxy.engine().resume();
     let second = tunnel(&origin, &proxy);
+    // Once an idle connection is closed it is quiet indeed, and what comes then is new.
+    let mut idle = proxy.connect();
+    idle.send(get("/"));
+    let (mut server, _) = origin.request();
+    server.send(reply("200 OK", "Connection: close\r\n", "x"));
+    idle.response();
     let mut done = proxy.engine().quiet();
+    idle.expect_end();
     let third = tunnel(&origin, &proxy);
     close(second);
     open(&proxy, 2);
