@@ -76,6 +76,13 @@ pub fn keep_capabilities(wanted: CapabilitySet) -> io::Result<()> {
     Ok(rustix::thread::set_no_new_privs(true)?)
 }
 
+/// Has the kernel end this process when a real-time thread of it runs for `longest` without waiting once (RLIMIT_RTTIME).
+pub fn limit_urgent_run(longest: std::time::Duration) {
+    let micros = u64::try_from(longest.as_micros()).unwrap_or(u64::MAX);
+    // A lower limit than ours is fine too.
+    let _ = rustix::process::setrlimit(Resource::Rttime, Rlimit { current: Some(micros), maximum: Some(micros) });
+}
+
 /// Whether all memory may be locked: with a limit, locking future memory too would make allocations fail.
 pub fn may_lock_memory() -> bool {
     let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();

@@ -49,6 +49,15 @@ impl Handover {
         self.traps.iter_mut().for_each(SynTrap::discard);
     }
 
+    /// New connections are ours again, if the addresses are.
+    pub fn open(&mut self) {
+        if std::mem::take(&mut self.closed) {
+            for door in self.doors.0.iter() {
+                let _ = listen::accept_new(door);
+            }
+        }
+    }
+
     /// Reads what came, and sends it on if the peer has announced itself.
     pub fn turn(&mut self) {
         for trap in &mut self.traps {
@@ -65,15 +74,5 @@ impl Handover {
     /// What to wait for.
     pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
         self.traps.iter().map(AsFd::as_fd)
-    }
-}
-
-impl Drop for Handover {
-    fn drop(&mut self) {
-        if self.closed {
-            for door in self.doors.0.iter() {
-                let _ = listen::accept_new(door);
-            }
-        }
     }
 }

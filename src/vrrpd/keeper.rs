@@ -30,6 +30,8 @@ use crate::vrrpd::timeout_until;
 const ABORT_LIMIT: Duration = Duration::from_millis(60);
 /// Until addresses that could not be added, or were taken away too often, are tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// Until sockets that failed are made anew.
+const SOCKETS_AGAIN: Duration = Duration::from_secs(1);
 /// So many losses of addresses to somebody else within the window are a quarrel that this box does not win.
 const FLAPS: usize = 5;
 const FLAP_WINDOW: Duration = Duration::from_secs(60);
@@ -60,6 +62,8 @@ struct Seat {
     leaving: Option<(u64, Micros)>,
     /// Adding them failed, or they are quarrelled over; when to try again.
     retry_at: Option<Micros>,
+    /// When the interface is to be said again.
+    again_at: Option<Micros>,
     /// When somebody took them away.
     flaps: Vec<Micros>,
     /// Of these, the ones that were there before us: never deleted.
@@ -98,6 +102,7 @@ impl Keeper {
             held: resumed.get(i).copied().unwrap_or(false),
             leaving: None,
             retry_at: None,
+            again_at: None,
             flaps: Vec::new(),
             adopted: Vec::new(),
             said: None,
@@ -118,7 +123,8 @@ impl Keeper {
     /// Waiting failed.
     pub fn run(mut self, orders: &Mailbox<Order>) -> io::Result<()> {
         loop {
-            let next = self.seats.iter().flat_map(|s| s.leaving.map(|(_, at)| at).into_iter().chain(s.retry_at)).min();
+            let times = |s: &Seat| [s.leaving.map(|(_, at)| at), s.retry_at, s.again_at];
+            let next = self.seats.iter().flat_map(times).flatten().min();
             let mut fds = [
                 PollFd::from_borrowed_fd(orders.as_fd(), PollFlags::IN),
                 PollFd::from_borrowed_fd(self.monitor.as_fd(), PollFlags::IN),
@@ -137,6 +143,12 @@ impl Keeper {
                         self.attended = false;
                         self.finish_all();
                     }
+                    Order::Again(i) => {
+                        if let Some(seat) = self.seats.get_mut(i) {
+                            seat.again_at = Some(clock::micros().after(SOCKETS_AGAIN));
+                        }
+                    }
+                    Order::Close(closed) => drop(closed),
                     Order::End => return Ok(()),
                 }
             }
@@ -420,6 +432,11 @@ impl Keeper {
         for i in 0..self.seats.len() {
             if self.seats[i].leaving.is_some_and(|(_, at)| at <= now) {
                 self.take_off(i);
+            }
+            let seat = &mut self.seats[i];
+            if seat.again_at.is_some_and(|at| at <= now) {
+                (seat.again_at, seat.said) = (None, None);
+                self.look_again();
             }
             let seat = &mut self.seats[i];
             if seat.retry_at.is_none_or(|at| at > now) {

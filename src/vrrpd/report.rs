@@ -1,5 +1,6 @@
 //! What the two threads say: to each other, and to whoever runs them.
 
+use std::any::Any;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -49,6 +50,11 @@ pub enum Order {
     Aborted(u64),
     /// Nobody is there to end it any more: addresses go at once from now on.
     Alone,
+    /// The sockets of a router are of no use any more: say its interface again in a moment.
+    Again(usize),
+    /// Close what is in here: closing a packet socket waits for the whole kernel to have forgotten it, which is nothing for
+    /// the urgent thread.
+    Close(Box<dyn Any + Send>),
     /// End the thread.
     End,
 }

@@ -164,9 +164,25 @@ impl Speaker {
                     Err(e) if e.kind() == io::ErrorKind::InvalidData => {
                         self.strangers.dropped(Reason::Malformed(crate::vrrp::packet::Malformed::TooShort));
                     }
-                    // The keeper will say what has become of the interface.
-                    Err(_) => break,
+                    Err(e) => {
+                        self.deaf(place, &e);
+                        break;
+                    }
                 }
+            }
+        }
+    }
+
+    /// An ear is of no use any more. Who does not hear must not speak, until there is another.
+    fn deaf(&mut self, place: (u32, Family), error: &io::Error) {
+        if let Some(ear) = self.ears.remove(&place) {
+            self.keeper.send(Order::Close(Box::new(ear)));
+        }
+        self.say(Report::Trouble(format!("VRRP is not heard any more: {error}; trying again")));
+        for i in 0..self.stations.len() {
+            if self.stations[i].ear() == Some(place) {
+                self.set_interface(i, None, clock::micros());
+                self.keeper.send(Order::Again(i));
             }
         }
     }
@@ -247,8 +263,8 @@ impl Speaker {
             Note::Released(i) => {
                 if let Some(station) = self.stations.get_mut(i) {
                     station.releasing = false;
-                    // The doors open again: there is no address left for which they would be closed.
-                    station.handover = None;
+                    // There is no address left for which the doors would be closed.
+                    open_doors(station, &self.keeper);
                 }
                 self.cluster.with(i, now, |router| router.released(now));
                 self.ended();
@@ -293,6 +309,7 @@ impl Speaker {
                     if let Some(station) = self.stations.get_mut(i) {
                         let _ = station.set_interface(None);
                     }
+                    self.keeper.send(Order::Again(i));
                 }
             }
         }
@@ -349,7 +366,7 @@ impl Speaker {
                         handover.close();
                     }
                 }
-                Action::Unhold => station.handover = None,
+                Action::Unhold => open_doors(station, &self.keeper),
                 Action::Release => {
                     station.stop_announcing();
                     station.releasing = true;
@@ -381,7 +398,7 @@ impl Speaker {
                 handover.turn();
             }
             if station.arbiter.as_ref().is_some_and(Arbiter::answered) {
-                station.arbiter = None;
+                self.keeper.send(Order::Close(Box::new(station.arbiter.take())));
                 self.cluster.with(i, now, |router| router.arbitrated(true, now));
                 self.act();
             }
@@ -407,6 +424,14 @@ impl Speaker {
         if self.stopping {
             self.ended();
         }
+    }
+}
+
+/// Ends a handover: new connections are ours again, if the addresses are.
+fn open_doors(station: &mut Station, keeper: &Post<Order>) {
+    if let Some(mut handover) = station.handover.take() {
+        handover.open();
+        keeper.send(Order::Close(Box::new(handover)));
     }
 }
 

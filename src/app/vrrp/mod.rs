@@ -41,6 +41,8 @@ pub(super) const NOTE: &str = "addresses.json";
 const FIFO_PRIORITY: u8 = 50;
 /// Addresses and raw sockets; and memory that is locked counts against a limit without the last.
 const NEEDED: CapabilitySet = CapabilitySet::NET_ADMIN.union(CapabilitySet::NET_RAW).union(CapabilitySet::IPC_LOCK);
+/// The urgent thread never runs for so long without waiting.
+const LONGEST_RUN: Duration = Duration::from_secs(2);
 /// When SCHED_FIFO is not to be had.
 const NICE: i32 = -20;
 /// The guardian gives up waiting for a peer: the longest offer of version 3, and its margin.
@@ -186,7 +188,7 @@ impl Guardian {
                 },
                 report = self.reports.recv() => match report {
                     Some(Report::Stopped) if self.orphan.is_some() => return self.end(),
-                    Some(report) => self.tell(report),
+                    Some(report) => self.tell(report).await,
                     None => return Err(VrrpError::Threads("its threads ended".to_owned())),
                 },
                 () = at(self.orphan) => {
@@ -231,7 +233,7 @@ impl Guardian {
         Ok(())
     }
 
-    fn tell(&self, report: Report) {
+    async fn tell(&self, report: Report) {
         let message = match report {
             Report::Event(router, event) => {
                 self.log_event(router, event);
@@ -249,10 +251,16 @@ impl Guardian {
             Report::Status(all) => FromVrrp::Status(all),
             Report::Stopped => FromVrrp::Stopped,
         };
-        // A supervisor that stands still reads it later; of one that is dead the channel tells.
-        if self.orphan.is_none()
-            && let Err(e) = self.channel.try_send(&message)
-        {
+        if self.orphan.is_some() {
+            return;
+        }
+        // What comes again in a moment may be lost on a supervisor that stands still; the rest waits for it. Of one that is
+        // dead the channel tells.
+        let sent = match message {
+            FromVrrp::Status(_) => self.channel.try_send(&message),
+            _ => self.channel.send(&message, &[]).await,
+        };
+        if let Err(e) = sent {
             warn!(error = %e, "the supervisor does not read");
         }
     }
@@ -334,7 +342,11 @@ fn spawn(
 /// Makes the calling thread urgent, as far as that is permitted; says how far.
 fn become_urgent() -> String {
     let urgent = match schedule::fifo(FIFO_PRIORITY) {
-        Ok(()) => format!("SCHED_FIFO {FIFO_PRIORITY}"),
+        Ok(()) => {
+            // Gone mad, it would have a core for itself. Killed, it is replaced.
+            process::limit_urgent_run(LONGEST_RUN);
+            format!("SCHED_FIFO {FIFO_PRIORITY}")
+        }
         Err(e) => match schedule::nice(NICE) {
             Ok(()) => format!("nice {NICE} (SCHED_FIFO: {e})"),
             Err(_) => format!("ordinary (SCHED_FIFO: {e}): a busy box may come late"),
