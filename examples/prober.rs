@@ -1,16 +1,17 @@
-//! Sees how long a service is away: `cargo run --release --example prober -- probe IP:PORT PERIOD_MS TIMEOUT_MS BUSY PATH`.
+//! Sees how long a service is away: `cargo run --release --example prober -- probe IP:PORT PERIOD_MS TIMEOUT_MS BUSY
+//! PATH`.
 //!
-//! A GET of `/` on a new connection every `PERIOD_MS`, whatever became of those before, and `BUSY` clients that each ask
-//! for `PATH` again and again on one connection, which they replace when it is closed. Prints a line for every request
-//! that ended, with times in microseconds, the first since 1970 and the others since the first; -1 is never:
+//! A GET of `/` on a new connection every `PERIOD_MS`, whatever became of those before, and `BUSY` clients that each
+//! ask for `PATH` again and again on one connection, which they replace when it is closed. Prints a line for every
+//! request that ended, with times in microseconds, the first since 1970 and the others since the first; -1 is never:
 //!
 //!     p|b START CONNECTED SENT END OUTCOME BOX
 //!
-//! `p` are the periodic ones, `b` the busy clients'. `OUTCOME` is `ok` when status 200 and all of the body came, else the
-//! reason. `BOX` is the reply's X-Box field. When standard input ends no request is begun any more, and those that run
-//! are waited for.
+//! `p` are the periodic ones, `b` the busy clients'. `OUTCOME` is `ok` when status 200 and the whole body came, else
+//! the reason. `BOX` is the reply's X-Box field. When standard input ends no request is begun any more, and those that
+//! run are waited for.
 //!
-//! `prober serve IP:PORT` answers `GET /wait/20` after 20 ms, so that busy clients have a request in flight at all times
+//! `prober serve IP:PORT` answers `GET /wait/20` after 20 ms: busy clients then have a request in flight at all times
 //! without costing much CPU.
 
 use std::io::{self, ErrorKind, Write};

@@ -67,9 +67,10 @@ class Run:
     def wait(self, what, until, limit):
         deadline = time.monotonic() + limit
         while not until():
-            if time.monotonic() > deadline:
+            ended = [product.box.name for product in self.boxes.values() if product.main and not product.main.alive()]
+            if ended or time.monotonic() > deadline:
                 logs = "\n".join(product.log_tail() for product in self.boxes.values())
-                raise Failure(f"{what}\n{logs}")
+                raise Failure(f"{what}{f', {ended} ended' if ended else ''}\n{logs}")
             time.sleep(0.02)
 
     def calm(self, seconds):
@@ -373,7 +374,7 @@ def death_bar(setting):
 
 
 def backend_bar(setting):
-    """A server is down after `fall` failures; the first check may start an interval late, and all take their timeout."""
+    """A server is down after `fall` failures: the first check is up to an interval late, all take their timeout."""
     return 1e3 * (CHECK_INTERVAL * (1 + CHECK_FALL) + setting.skew + ALLOWANCE)
 
 
@@ -398,6 +399,12 @@ CASES = {
     "stop_mixed": Case(
         "planned stop, to keepalived",
         planned_stop,
+        [Row("unanswered", "requests sent before its ARP and failed", at_most(0)), Row("gap", GAP)],
+        pairs=("mixed",),
+    ),
+    "handover_mixed": Case(
+        "handover command, to keepalived",
+        handover,
         [Row("unanswered", "requests sent before its ARP and failed", at_most(0)), Row("gap", GAP)],
         pairs=("mixed",),
     ),

@@ -77,7 +77,7 @@ class Product:
 
     def __init__(self, box, setting, options):
         self.box, self.setting, self.options = box, setting, options
-        self.processes = []
+        self.processes, self.main = [], None
 
     def clean(self):
         """What the last run left in the box's folder."""
