@@ -15,8 +15,6 @@ BUSY = 16
 # For sending, hearing and acting, where a bar is a number of advert intervals.
 ALLOWANCE = 0.050
 GOLDEN = (math.sqrt(5) - 1) / 2
-# Keeps a proxy's core busy; more would only wait longer.
-WRK = ["wrk", "-t1", "-c64", "-d1000000s", "--timeout", "2s", f"http://{VIP}/"]
 
 
 class Run:
@@ -51,8 +49,9 @@ class Run:
             self.boxes[name].start()
         self.prober = Prober(self.lab, self.lab.folder / "requests", busy)
         if self.load == "saturated":
-            argv = self.lab.cl.inside(WRK)
-            self.wrk = Process(argv, self.lab.folder / "wrk.log", self.lab.cl.core)
+            connections = f"-c{self.lab.options.connections}"
+            argv = ["wrk", "-t1", connections, "-d1000000s", "--timeout", "2s", f"http://{VIP}/"]
+            self.wrk = Process(self.lab.cl.inside(argv), self.lab.folder / "wrk.log", self.lab.cl.core)
             self.lab.processes.append(self.wrk)
         self.wait("no service", lambda: self.calm(settle), 30)
         if self.owners.now() != {first}:
