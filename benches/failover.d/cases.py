@@ -446,7 +446,8 @@ CASES = {
         supervisor_killed,
         [
             Row("gap", GAP, at_most(50)),
-            Row("both", BOTH, at_most(100)),
+            # 100 ms beyond the handover, whose linger is 200 ms.
+            Row("both", BOTH, at_most(300)),
             Row("left", "processes left behind", at_most(0)),
         ],
     ),

@@ -213,7 +213,7 @@ enum Cause {
 
 /// How long a peer that has taken over from one who resigned waits until it announces: what its predecessor has accepted is
 /// answered in that time, and nothing is lost to it, for the predecessor serves on.
-const SETTLE: Duration = Duration::from_millis(20);
+const SETTLE: Duration = Duration::from_millis(14);
 /// A link must have been up for so long: ports that come up bounce.
 const LINK_SETTLE: Duration = Duration::from_millis(500);
 /// So many unplanned losses within the window, and this box does not preempt for as long.

@@ -175,9 +175,9 @@ fn a_resignation_is_followed_after_the_skew_and_announced_once_the_predecessor_i
     assert_eq!((doings(&done), whys(&done)), (vec![advertise(100), Action::Acquire], vec![Why::PeerResigned]));
     b.router.acquired(b.now());
     assert_eq!(b.actions(), []);
-    assert_eq!(b.run_to(1_129), []);
-    assert_eq!(b.run_to(1_130), [Action::Announce]);
-    let bursts = b.run_to(2_140).iter().filter(|a| **a == Action::Announce).count();
+    assert_eq!(b.run_to(1_123), []);
+    assert_eq!(b.run_to(1_124), [Action::Announce]);
+    let bursts = b.run_to(2_130).iter().filter(|a| **a == Action::Announce).count();
     assert_eq!(bursts, 2, "again after 100 ms and after 1 s");
 }
 
