@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -20,8 +21,8 @@ use crate::sys::procfs;
 use crate::sys::user::Identity;
 
 /// Our own binary, held open: a package may replace the file, and a new proxy must be what the supervisor is.
-#[derive(Debug)]
-pub(super) struct Program(File);
+#[derive(Debug, Clone)]
+pub(super) struct Program(Arc<File>);
 
 /// A running proxy.
 pub(super) struct Child {
@@ -69,14 +70,38 @@ const START_LIMIT: Duration = Duration::from_secs(10);
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 /// For a process to end after SIGKILL; in uninterruptible sleep it takes longer, and is left to itself.
 const REAP_LIMIT: Duration = Duration::from_secs(1);
-/// What the proxy inherits: the supervisor's environment may hold secrets of the configuration.
+/// What children inherit: the supervisor's environment may hold secrets of the configuration.
 const ENVIRONMENT: [&str; 2] = ["TZ", "RUST_BACKTRACE"];
 
 impl Program {
     pub(super) fn open() -> io::Result<Self> {
         // Only its path: a binary that may be executed but not read is enough.
         let flags = OFlags::PATH.bits().cast_signed();
-        Ok(Self(File::options().read(true).custom_flags(flags).open("/proc/self/exe")?))
+        Self::open_at("/proc/self/exe", flags)
+    }
+
+    /// Another program in its place.
+    #[cfg(test)]
+    pub(super) fn stand_in(path: &str) -> Self {
+        Self::open_at(path, OFlags::PATH.bits().cast_signed()).expect("a program")
+    }
+
+    fn open_at(path: &str, flags: i32) -> io::Result<Self> {
+        Ok(Self(Arc::new(File::options().read(true).custom_flags(flags).open(path)?)))
+    }
+
+    /// Itself as a child process called `name`, which does `subcommand` as `identity`. To be spawned by the main thread: the
+    /// kernel ends the child together with the thread that forked it.
+    pub(super) fn command(&self, name: &str, subcommand: &str, identity: Option<Identity>) -> Command {
+        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        command.arg0(name).arg(subcommand).arg(format!("--supervisor={}", std::process::id()));
+        if let Some(Identity { uid, gid }) = identity {
+            command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
+        }
+        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
+        // The root directory keeps no file system busy.
+        command.current_dir("/").kill_on_drop(true);
+        command
     }
 }
 
@@ -85,15 +110,9 @@ impl Child {
     /// thread that forked it.
     pub(super) fn spawn(program: &Program, identity: Option<Identity>, watchdog: Duration) -> io::Result<Self> {
         let (ours, theirs) = ipc::socketpair()?;
-        let mut command = Command::new(format!("/proc/self/fd/{}", program.0.as_raw_fd()));
-        command.arg0("bascule-proxy").arg("proxy").arg(format!("--supervisor={}", std::process::id()));
-        if let Some(Identity { uid, gid }) = identity {
-            command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
-        }
-        command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
-        // Its own end is its standard input; the root directory keeps no file system busy.
-        command.stdin(Stdio::from(theirs)).current_dir("/").kill_on_drop(true);
-        let process = command.spawn()?;
+        // Its own end is its standard input.
+        let mut command = program.command("bascule-proxy", "proxy", identity);
+        let process = command.stdin(Stdio::from(theirs)).spawn()?;
         Ok(Self {
             pid: process.id().unwrap_or_default(),
             process,

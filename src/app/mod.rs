@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! bascule run   ── supervisor (this process) ──socketpair── proxy (a child of its own user)
+//!                   ├─ scripts and notify commands, as script_user
+//!                   └─ webhook (a child for each post)
 //! bascule demo  ── the same, with three backends on a thread
 //! bascule check ── config only
 //! ```
@@ -13,9 +15,15 @@ mod child;
 mod demo;
 mod lock;
 mod logs;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor starts it with the virtual routers"))]
+mod notifier;
 mod proxy;
+mod runner;
 mod supervisor;
+#[cfg_attr(not(test), expect(dead_code, reason = "the supervisor starts it with the virtual routers"))]
+mod tracker;
 mod watchdog;
+mod webhook;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -60,14 +68,31 @@ enum Command {
     },
     /// The proxy process, started by the supervisor
     #[command(hide = true)]
-    Proxy {
-        #[arg(long)]
-        supervisor: i32,
-        #[arg(long, requires = "gid")]
-        uid: Option<u32>,
-        #[arg(long, requires = "uid")]
-        gid: Option<u32>,
+    Proxy(Confinement),
+    /// Posts what is on standard input to a URL, started by the supervisor
+    #[command(hide = true)]
+    Webhook {
+        url: String,
+        #[command(flatten)]
+        confinement: Confinement,
     },
+}
+
+/// How a child of the supervisor is to give up its privileges.
+#[derive(Debug, Args)]
+struct Confinement {
+    #[arg(long)]
+    supervisor: i32,
+    #[arg(long, requires = "gid")]
+    uid: Option<u32>,
+    #[arg(long, requires = "uid")]
+    gid: Option<u32>,
+}
+
+impl Confinement {
+    fn identity(&self) -> Option<Identity> {
+        self.uid.zip(self.gid).map(|(uid, gid)| Identity { uid, gid })
+    }
 }
 
 /// Every command and option as it is typed, and what it does; the README's table.
@@ -131,9 +156,8 @@ pub fn main() -> ExitCode {
             begin();
             finish(demo::run(port))
         }
-        Command::Proxy { supervisor, uid, gid } => {
-            finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor))
-        }
+        Command::Proxy(confinement) => finish(proxy::run(confinement.identity(), confinement.supervisor)),
+        Command::Webhook { url, confinement } => webhook::run(&url, confinement.identity(), confinement.supervisor),
     }
 }
 
@@ -212,7 +236,8 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_command_is_not_shown() {
-        assert!(!Cli::command().render_long_help().to_string().contains("proxy process"));
+    fn commands_of_the_supervisor_are_not_shown() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(!help.contains("proxy process") && !help.contains("Posts"), "{help}");
     }
 }

@@ -4,6 +4,7 @@
 pub mod ether;
 pub mod journal;
 pub mod netlink;
+pub mod report;
 pub mod syn;
 pub mod wire;
 
