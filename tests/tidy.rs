@@ -18,7 +18,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("http1", &[]),
     ("route", &["config::model"]),
     ("balance", &[]),
-    ("vrrp", &[]),
+    ("vrrp", &["time"]),
     // 2
     ("config", &["route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
@@ -47,7 +47,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ),
     ("vrrpd", &["config::model", "net", "sys", "time", "vrrp"]),
     // 5
-    ("app", &["config", "dns", "ipc", "net", "proxy", "snapshot", "sys", "telemetry", "time"]),
+    ("app", &["config", "dns", "ipc", "net", "proxy", "snapshot", "sys", "telemetry", "time", "vrrp", "vrrpd"]),
     ("main", &["app"]),
 ];
 

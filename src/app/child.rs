@@ -7,6 +7,7 @@ use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
@@ -20,8 +21,8 @@ use crate::sys::procfs;
 use crate::sys::user::Identity;
 
 /// Our own binary, held open: a package may replace the file, and a new proxy must be what the supervisor is.
-#[derive(Debug)]
-pub(super) struct Program(File);
+#[derive(Debug, Clone)]
+pub(super) struct Program(Arc<File>);
 
 /// A process that was started from [`Program`]; ended with this value.
 #[derive(Debug)]
@@ -86,28 +87,41 @@ impl Program {
     pub(super) fn open() -> io::Result<Self> {
         // Only its path: a binary that may be executed but not read is enough.
         let flags = OFlags::PATH.bits().cast_signed();
-        Ok(Self(File::options().read(true).custom_flags(flags).open("/proc/self/exe")?))
+        Self::open_at("/proc/self/exe", flags)
     }
 
-    /// Forks and executes it as `name`, with `channel` as its standard input.
-    pub(super) fn spawn(
-        &self,
-        name: &str,
-        arguments: &[String],
-        channel: OwnedFd,
-        dies_with_us: bool,
-    ) -> io::Result<Spawned> {
+    /// Another program in its place.
+    #[cfg(test)]
+    pub(super) fn stand_in(path: &str) -> Self {
+        Self::open_at(path, OFlags::PATH.bits().cast_signed()).expect("a program")
+    }
+
+    fn open_at(path: &str, flags: i32) -> io::Result<Self> {
+        Ok(Self(Arc::new(File::options().read(true).custom_flags(flags).open(path)?)))
+    }
+
+    /// Itself as a child process called `name`, which does `subcommand` as `identity`. To be spawned by the main thread: the
+    /// kernel ends the child together with the thread that forked it.
+    pub(super) fn command(&self, name: &str, subcommand: &str, identity: Option<Identity>) -> Command {
         let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
-        command.arg0(name).args(arguments);
+        command.arg0(name).arg(subcommand).arg(format!("--supervisor={}", std::process::id()));
+        if let Some(Identity { uid, gid }) = identity {
+            command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
+        }
         command.env_clear().envs(ENVIRONMENT.iter().filter_map(|&name| Some((name, std::env::var_os(name)?))));
         // The root directory keeps no file system busy.
-        command.stdin(Stdio::from(channel)).current_dir("/").kill_on_drop(dies_with_us);
-        let process = command.spawn()?;
-        Ok(Spawned { pid: process.id().unwrap_or_default(), process, killed: Ok(()) })
+        command.current_dir("/").kill_on_drop(true);
+        command
     }
 }
 
 impl Spawned {
+    /// Forks and executes `command` of [`Program::command`], with `channel` as its standard input.
+    pub(super) fn start(mut command: Command, channel: OwnedFd, dies_with_us: bool) -> io::Result<Self> {
+        let process = command.stdin(Stdio::from(channel)).kill_on_drop(dies_with_us).spawn()?;
+        Ok(Self { pid: process.id().unwrap_or_default(), process, killed: Ok(()) })
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.pid
     }
@@ -142,15 +156,12 @@ impl Child {
     ) -> io::Result<Self> {
         let guard = guard.map(OwnedFd::try_clone).transpose()?;
         let (ours, theirs) = ipc::socketpair()?;
-        let mut arguments = vec!["proxy".to_owned(), format!("--supervisor={}", std::process::id())];
-        if let Some(Identity { uid, gid }) = identity {
-            arguments.extend([format!("--uid={uid}"), format!("--gid={gid}")]);
-        }
+        let mut command = program.command("bascule-proxy", "proxy", identity);
         if guard.is_some() {
-            arguments.push("--guarded".to_owned());
+            command.arg("--guarded");
         }
         Ok(Self {
-            process: program.spawn("bascule-proxy", &arguments, theirs, true)?,
+            process: Spawned::start(command, theirs, true)?,
             channel: Channel::new(ours, Limits::OF_PROXY)?,
             watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
             guard,

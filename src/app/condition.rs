@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use tokio::time::Instant;
 
-use crate::config::model::{TrackedPools, VirtualRouter};
+use crate::app::tracker::pools::fitness_of_pools;
+use crate::config::model::VirtualRouter;
 use crate::vrrpd::report::Fitness;
 
 /// See the module's documentation.
@@ -57,20 +58,4 @@ impl Condition {
         }
         all
     }
-}
-
-/// What the servers of tracked pools say. A pool of which nothing is known never makes a box resign.
-pub(super) fn fitness_of_pools(tracked: &TrackedPools, pools: &HashMap<Arc<str>, (u32, u32)>) -> Fitness {
-    let empty: Vec<&str> = tracked
-        .pools
-        .iter()
-        .filter(|name| pools.get(*name).is_some_and(|(up, _)| *up == 0))
-        .map(|name| &**name)
-        .collect();
-    let against = if tracked.any { !empty.is_empty() } else { empty.len() == tracked.pools.len() };
-    if !against || empty.is_empty() {
-        return Fitness::good();
-    }
-    let why = format!("no server is up of pool {}", empty.join(", "));
-    Fitness { fit: false, ready: false, why: vec![why], ..Fitness::good() }
 }

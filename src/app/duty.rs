@@ -17,7 +17,7 @@ use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -28,12 +28,16 @@ use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Lost, Program};
 use crate::app::condition::Condition;
+use crate::app::notifier::{Change, Notifier};
+use crate::app::supervisor::identity;
+use crate::app::tracker::Tracker;
 use crate::app::vrrp::NOTE;
 use crate::app::vrrp::child::{VrrpChild, borrowed};
 use crate::app::vrrp::messages::{FromVrrp, Start, ToVrrp};
 use crate::config::Loaded;
 use crate::config::model::VirtualRouter;
 use crate::net::clock;
+use crate::proxy::BoundListener;
 use crate::vrrp::event::{State, Why};
 use crate::vrrp::machine::Memory;
 use crate::vrrpd;
@@ -55,6 +59,8 @@ pub(super) struct Duty {
     mute_since: Option<Instant>,
     proxy: Option<OwnedFd>,
     condition: Condition,
+    tracker: Tracker,
+    notifier: Option<Notifier>,
     said: Vec<Fitness>,
     statuses: Vec<RouterStatus>,
     memories: Vec<(Arc<str>, Memory)>,
@@ -104,8 +110,6 @@ pub(super) enum DutyEvent {
     Stopped,
     /// A handover is over; whether somebody took the addresses.
     HandedOver(bool),
-    /// A router has changed its state.
-    Changed { router: usize, to: State, why: Why, priority: u8 },
 }
 
 /// For whoever is to be told of connections that nobody waits for.
@@ -114,12 +118,14 @@ pub(super) const NO_TOKEN: u64 = 0;
 const MUTE_LIMIT: Duration = Duration::from_secs(1);
 /// For the vrrp process to leave.
 const LEAVE_LIMIT: Duration = Duration::from_millis(500);
+/// For commands that are still to be told.
+const NOTIFY_LIMIT: Duration = Duration::from_secs(5);
 /// No offer and linger lasts longer than this.
 const HANDOVER_LIMIT: Duration = Duration::from_secs(60);
 
 impl Duty {
-    /// What runs `loaded`'s virtual routers; `None` when there are none.
-    pub(super) fn new(loaded: &Loaded, listeners: &[crate::proxy::BoundListener]) -> io::Result<Option<Self>> {
+    /// What runs `loaded`'s virtual routers; `None` when there are none. To be called by the main thread in its runtime.
+    pub(super) fn new(loaded: &Loaded, listeners: &[BoundListener], program: &Program) -> io::Result<Option<Self>> {
         let config = &loaded.config;
         if config.routers.is_empty() {
             return Ok(None);
@@ -127,6 +133,8 @@ impl Duty {
         let takes = |addr: &IpAddr| addr.is_unspecified() || config.is_virtual(*addr);
         let doors = listeners.iter().filter(|l| takes(&l.addr.ip())).flat_map(|l| &l.shards);
         let count = config.routers.len();
+        let runs = |r: &Arc<VirtualRouter>| !r.track_scripts.is_empty() || r.notify.is_some() || r.webhook.is_some();
+        let identity = config.routers.iter().any(runs).then(|| identity(&config.global.script_user)).flatten();
         Ok(Some(Self {
             routers: config.routers.clone(),
             config: loaded.effective.clone(),
@@ -140,6 +148,8 @@ impl Duty {
             mute_since: None,
             proxy: None,
             condition: Condition::new(count),
+            tracker: Tracker::start(&config.routers, identity),
+            notifier: Some(Notifier::start(identity, program)),
             said: Vec::new(),
             statuses: Vec::new(),
             memories: Vec::new(),
@@ -201,6 +211,10 @@ impl Duty {
                 self.start(program).await;
                 DutyEvent::None
             }
+            (router, fitness) = self.tracker.changed() => {
+                self.set_tracked(router, fitness).await;
+                DutyEvent::None
+            }
             () = at(grace) => {
                 self.say().await;
                 DutyEvent::None
@@ -243,7 +257,7 @@ impl Duty {
     }
 
     /// What scripts and files say of a router.
-    pub(super) async fn set_tracked(&mut self, router: usize, fitness: Fitness) {
+    async fn set_tracked(&mut self, router: usize, fitness: Fitness) {
         if let Some(tracked) = self.condition.tracked.get_mut(router) {
             *tracked = fitness;
         }
@@ -389,10 +403,9 @@ impl Duty {
             }
             FromVrrp::Scheduling(text) => self.scheduling = text,
             FromVrrp::Changed { router, from, to, why } => {
-                // Whoever waits for a handover is told after whoever wants to know of every change.
-                self.then = if from == State::Active { self.handed(router, true) } else { None };
-                let priority = self.statuses.get(router).map_or(0, |status| status.priority);
-                return DutyEvent::Changed { router, to, why, priority };
+                self.notify(router, to, why);
+                let over = if from == State::Active { self.handed(router, true) } else { None };
+                return over.unwrap_or(DutyEvent::None);
             }
             FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
             FromVrrp::Leaving { token, addresses } => return DutyEvent::Abort { addresses, token },
@@ -403,6 +416,22 @@ impl Duty {
             }
         }
         DutyEvent::None
+    }
+
+    /// Has the operator's commands told of a change.
+    fn notify(&self, router: usize, state: State, why: Why) {
+        let (Some(config), Some(notifier)) = (self.routers.get(router), &self.notifier) else { return };
+        notifier.push(Change {
+            router: Arc::clone(&config.name),
+            state,
+            why,
+            priority: self.statuses.get(router).map_or(config.priority.0, |status| status.priority),
+            configured_priority: config.priority.0,
+            node: self.node.as_str().into(),
+            at: SystemTime::now(),
+            command: config.notify.clone(),
+            webhook: config.webhook.clone(),
+        });
     }
 
     // === handovers
@@ -452,6 +481,9 @@ impl Duty {
         self.stage = Stage::Stopped;
         if let Some(child) = self.child.take() {
             child.end(LEAVE_LIMIT).await;
+        }
+        if let Some(notifier) = self.notifier.take() {
+            notifier.finish(NOTIFY_LIMIT).await;
         }
     }
 

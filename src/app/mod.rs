@@ -2,6 +2,8 @@
 //!
 //! ```text
 //! bascule run   ── supervisor (this process) ──socketpair── proxy (a child of its own user)
+//!                   ├─ scripts and notify commands, as script_user
+//!                   └─ webhook (a child for each post)
 //! bascule demo  ── the same, with three backends on a thread
 //! bascule check ── config only
 //! ```
@@ -18,10 +20,14 @@ mod duty;
 mod listen;
 mod lock;
 mod logs;
+mod notifier;
 mod proxy;
+mod runner;
 mod supervisor;
+mod tracker;
 mod vrrp;
 mod watchdog;
+mod webhook;
 
 use std::fmt::Display;
 use std::io::Write;
@@ -88,19 +94,39 @@ enum Command {
     Vrrp(VrrpCommand),
     /// The vrrp process, started by the supervisor
     #[command(hide = true)]
-    VrrpProcess,
+    VrrpProcess(Confinement),
     /// The proxy process, started by the supervisor
     #[command(hide = true)]
     Proxy {
-        #[arg(long)]
-        supervisor: i32,
-        #[arg(long, requires = "gid")]
-        uid: Option<u32>,
-        #[arg(long, requires = "uid")]
-        gid: Option<u32>,
+        #[command(flatten)]
+        confinement: Confinement,
         #[arg(long)]
         guarded: bool,
     },
+    /// Posts what is on standard input to a URL, started by the supervisor
+    #[command(hide = true)]
+    Webhook {
+        url: String,
+        #[command(flatten)]
+        confinement: Confinement,
+    },
+}
+
+/// How a child of the supervisor is to give up its privileges.
+#[derive(Debug, Args)]
+struct Confinement {
+    #[arg(long)]
+    supervisor: i32,
+    #[arg(long, requires = "gid")]
+    uid: Option<u32>,
+    #[arg(long, requires = "uid")]
+    gid: Option<u32>,
+}
+
+impl Confinement {
+    fn identity(&self) -> Option<Identity> {
+        self.uid.zip(self.gid).map(|(uid, gid)| Identity { uid, gid })
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -234,10 +260,11 @@ pub fn main() -> ExitCode {
         }
         Command::Vrrp(VrrpCommand::Listen(file)) => hear(file),
         Command::Vrrp(VrrpCommand::Release(file)) => release(file),
-        Command::VrrpProcess => finish(vrrp::run()),
-        Command::Proxy { supervisor, uid, gid, guarded } => {
-            finish(proxy::run(uid.zip(gid).map(|(uid, gid)| Identity { uid, gid }), supervisor, guarded))
+        Command::VrrpProcess(_) => finish(vrrp::run()),
+        Command::Proxy { confinement, guarded } => {
+            finish(proxy::run(confinement.identity(), confinement.supervisor, guarded))
         }
+        Command::Webhook { url, confinement } => webhook::run(&url, confinement.identity(), confinement.supervisor),
     }
 }
 
@@ -365,7 +392,8 @@ mod tests {
     }
 
     #[test]
-    fn the_proxy_command_is_not_shown() {
-        assert!(!Cli::command().render_long_help().to_string().contains("proxy process"));
+    fn commands_of_the_supervisor_are_not_shown() {
+        let help = Cli::command().render_long_help().to_string();
+        assert!(!help.contains("proxy process") && !help.contains("Posts"), "{help}");
     }
 }

@@ -126,15 +126,16 @@ pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
     let _lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
     raise_limits(&loaded.config);
     let listeners = bind(&loaded.config).map_err(RunError::Bind)?;
-    let duty = Duty::new(loaded, &listeners).map_err(RunError::System)?;
     // A log that cannot be opened is better known before the first request than after.
     logs::paths(&loaded.config).iter().try_for_each(|p| logs::open(p).map(drop)).map_err(RunError::Log)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
     runtime.block_on(async {
+        let program = Program::open().map_err(RunError::System)?;
+        let duty = Duty::new(loaded, &listeners, &program).map_err(RunError::System)?;
         let supervisor = Supervisor {
             loaded,
             listeners,
-            program: Program::open().map_err(RunError::System)?,
+            program,
             identity: identity(&global.user),
             proxy: None,
             backoff: Backoff::default(),
@@ -187,16 +188,16 @@ fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
     Ok(bound)
 }
 
-/// Whom the proxy becomes; `None` when it stays who we are.
-fn identity(name: &str) -> Option<Identity> {
+/// Whom a child called for `name` becomes; `None` when it stays who we are.
+pub(super) fn identity(name: &str) -> Option<Identity> {
     if !process::can_change_user() {
         if rustix::process::geteuid().is_root() {
-            warn!("without CAP_SETUID and CAP_SETGID the proxy stays root, though without capabilities");
+            warn!(user = name, "without CAP_SETUID and CAP_SETGID children stay root; the proxy without capabilities");
         }
         return None;
     }
     Some(user::lookup(name).unwrap_or_else(|| {
-        warn!(user = name, "no such user, the proxy runs as nobody");
+        warn!(user = name, "no such user: nobody instead");
         user::nobody()
     }))
 }

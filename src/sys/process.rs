@@ -105,6 +105,25 @@ pub enum Orphan {
     Lives,
 }
 
+/// Does `start` while the calling thread's ambient capabilities are put aside: what it executes inherits none of them.
+/// Only a service manager that starts us as another user than root gives us any.
+pub fn without_ambient<T>(start: impl FnOnce() -> T) -> T {
+    let all = (0..u64::BITS).map(|bit| CapabilitySet::from_bits_retain(1 << bit));
+    // Beyond the last capability this kernel knows there is an error.
+    let held = |&one: &CapabilitySet| rustix::thread::capability_is_in_ambient_set(one).unwrap_or(false);
+    let held: Vec<_> = all.filter(held).collect();
+    let set = |on| {
+        for &one in &held {
+            // Lowering always succeeds; and raising what was raised before, which the permitted set still holds.
+            let _ = rustix::thread::configure_capability_in_ambient_set(one, on);
+        }
+    };
+    set(false);
+    let done = start();
+    set(true);
+    done
+}
+
 /// Gives up every privilege: becomes `identity` (none: stays who it is), empties all capability sets, forbids new
 /// privileges and core dumps, and, unless it may outlive it, asks to be killed when `supervisor`, its parent, dies.
 ///
@@ -185,4 +204,30 @@ pub fn raise_descriptor_limit(wanted: u64) -> u64 {
         }
     }
     soft
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::thread::{capabilities, capability_is_in_ambient_set, configure_capability_in_ambient_set};
+
+    use super::*;
+
+    #[test]
+    fn ambient_capabilities_are_put_aside_and_come_back() {
+        let one = CapabilitySet::NET_RAW;
+        let mut sets = capabilities(None).unwrap();
+        if std::env::var_os("BASCULE_TEST_UNPRIVILEGED").is_some() {
+            assert_eq!(without_ambient(|| 7), 7);
+            return;
+        }
+        // On a thread of its own, as capabilities belong to threads.
+        let test = move || {
+            sets.inheritable |= one;
+            rustix::thread::set_capabilities(None, sets).unwrap();
+            configure_capability_in_ambient_set(one, true).unwrap();
+            assert!(!without_ambient(|| capability_is_in_ambient_set(one).unwrap()));
+            assert!(capability_is_in_ambient_set(one).unwrap());
+        };
+        std::thread::spawn(test).join().unwrap();
+    }
 }

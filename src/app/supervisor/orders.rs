@@ -107,7 +107,6 @@ impl Supervisor<'_> {
                 }
                 self.tell(ToProxy::Quiet { on: false }, &[]).await
             }
-            DutyEvent::Changed { .. } => ControlFlow::Continue(()),
         }
     }
 

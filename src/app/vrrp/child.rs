@@ -30,7 +30,7 @@ impl VrrpChild {
     pub(in crate::app) fn spawn(program: &Program) -> io::Result<Self> {
         let (ours, theirs) = ipc::socketpair()?;
         // It outlives us, to hand the addresses over.
-        let process = program.spawn("bascule-vrrp", &["vrrp-process".to_owned()], theirs, false)?;
+        let process = Spawned::start(program.command("bascule-vrrp", "vrrp-process", None), theirs, false)?;
         let channel = ToVrrpChannel::new(ours, Limits::OF_PROXY)?;
         Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
     }

@@ -77,7 +77,8 @@ table! {
         /// A program with its whole path and arguments, run as script_user after each change of state, one at a time;
         /// keepalived's arguments are added. []: none.
         notify: List<String> = [],
-        /// "http://host:port/path" that each change of state is posted to.
+        /// "http://host:port/path" that each change of state is posted to, as JSON: router, state, keepalived_state, why,
+        /// priority, configured_priority, node, time.
         webhook: String,
     }
 }
