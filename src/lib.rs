@@ -5,13 +5,15 @@
 //! ```text
 //! 5  app         command line; supervisor and proxy processes; the demo
 //! 4  proxy       the data path: Engine, workers, accepting, http, tcp, pumps
+//!    vrrpd       VRRP on this box: raw sockets, ARP and ND, addresses
 //! 3  snapshot    the immutable view that requests run on        pool   servers, leases, failures, queues
 //!    dns         names of servers
 //! 2  config      file -> raw -> model                           net    sockets, buffers, pipes, timers, clock
 //!    telemetry   access log, reasons, our own log               ipc    messages between the processes
 //! 1  http1       heads and framing                              balance   algorithms
 //!    route       host and path to route                         template  strings with variables
-//!    time        points in time                                 sys       the only unsafe code
+//!    vrrp        VRRP, the pure half                            time      points in time
+//!    sys         the only unsafe code
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never

@@ -45,6 +45,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
+    ("vrrpd", &["config::model", "net", "sys", "time", "vrrp"]),
     // 5
     ("app", &["config", "dns", "ipc", "net", "proxy", "snapshot", "sys", "telemetry", "time"]),
     ("main", &["app"]),

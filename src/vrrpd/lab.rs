@@ -73,7 +73,12 @@ impl Lab {
         host
     }
 
-    /// Switches the port of host `number` on (`up`) or off (`down`).
+    /// Runs `inside` on a thread in the switch.
+    pub(crate) fn in_switch<T: Send>(&self, inside: impl FnOnce() -> T + Send) -> T {
+        self.switch.run(inside)
+    }
+
+    /// Sets the port of host `number` to a state of `ip link set`, such as `down`.
     pub(crate) fn set_port(&self, number: u8, state: &str) {
         self.switch.ip(&format!("link set port{number} {state}"));
     }
@@ -98,6 +103,11 @@ impl Host {
     /// Its own IPv4 address.
     pub(crate) fn v4(&self) -> IpAddr {
         IpAddr::from([192, 0, 2, self.number])
+    }
+
+    /// Its own global IPv6 address.
+    pub(crate) fn v6(&self) -> IpAddr {
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(self.number)])
     }
 
     /// Its own link-local address.
