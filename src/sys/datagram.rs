@@ -53,7 +53,6 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> io::Result<Datagram> {
     let mut datagram = Datagram { len: len.min(buf.len()), truncated, ..Datagram::default() };
     let name_len = usize::try_from(message.msg_namelen).unwrap_or(0);
     read_name(name.0.get(..name_len).unwrap_or_default(), &mut datagram);
-    #[expect(clippy::unnecessary_cast, reason = "its type differs between C libraries")]
     let control_len = message.msg_controllen as usize;
     read_control(control.0.get(..control_len).unwrap_or_default(), &mut datagram);
     Ok(datagram)

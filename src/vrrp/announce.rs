@@ -61,6 +61,13 @@ impl Frame {
     pub fn bytes(&self) -> &[u8] {
         self.bytes.get(..self.len).unwrap_or_default()
     }
+
+    /// `fill` gets `len` zeros, and gives up only when they are too few for a header.
+    fn build(len: usize, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Self {
+        let mut bytes = [0; LONGEST];
+        bytes.get_mut(..len).and_then(fill).expect("invariant: `len` is the sum of what is filled in, at most LONGEST");
+        Self { bytes, len }
+    }
 }
 
 impl fmt::Debug for Frame {
@@ -79,7 +86,7 @@ pub struct Claim {
 }
 
 /// Tells everybody that `ip` is at `mac`: a gratuitous ARP request as keepalived sends it, or an unsolicited neighbour
-/// advertisement, from a router or not (RFC 9568 8.2.2; 8.1.2 and 8.2.1 of RFC 5798).
+/// advertisement, from a router or not (RFC 9568 6.4.1).
 pub fn announcement(mac: Mac, ip: IpAddr, router: bool) -> Frame {
     match ip {
         IpAddr::V4(ip) => arp_request(mac, ip, Mac::BROADCAST, ip),
@@ -209,15 +216,6 @@ fn solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Frame {
     })
 }
 
-impl Frame {
-    /// `fill` gets `len` zeros, and gives up only when they are too few for a header.
-    fn build(len: usize, fill: impl FnOnce(&mut [u8]) -> Option<()>) -> Self {
-        let mut bytes = [0; LONGEST];
-        bytes.get_mut(..len).and_then(fill).expect("invariant: `len` is the sum of what is filled in, at most LONGEST");
-        Self { bytes, len }
-    }
-}
-
 /// Writes the Ethernet header; the rest is returned.
 fn ethernet(bytes: &mut [u8], source: Mac, destination: Mac, kind: EtherType) -> Option<&mut [u8]> {
     let (header, rest) = bytes.split_at_mut_checked(ETHERNET)?;
@@ -285,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_gratuitous_arp_is_keepalived_s() {
-        // VRRP.md 3.2: op 1, sha = NIC, spa = tpa = VIP, tha = ff:ff:ff:ff:ff:ff, 42 bytes.
+        // Version 2.2.7: op 1, sha = NIC, spa = tpa = VIP, tha = ff:ff:ff:ff:ff:ff, 42 bytes.
         let expected =
             hex("ffffffffffff 02005e100001 0806 0001 0800 06 04 0001 02005e100001 c0000264 ffffffffffff c0000264");
         let frame = announcement(MAC, ip("192.0.2.100"), false);

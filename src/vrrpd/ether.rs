@@ -51,7 +51,8 @@ impl Ether {
         send_frame(&self.socket, frame)
     }
 
-    /// The next claim of somebody else that waits; `None` when none does, or after some frames that claim nothing.
+    /// The next claim that waits; `None` when none does, or after some frames that claim nothing. Those of this box are not
+    /// heard, unless something on the network sends them back.
     ///
     /// # Errors
     /// The interface went down (once; it is heard again when it is up), or is gone.

@@ -105,6 +105,11 @@ impl Host {
         IpAddr::from([192, 0, 2, self.number])
     }
 
+    /// Its own global IPv6 address.
+    pub(crate) fn v6(&self) -> IpAddr {
+        IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(self.number)])
+    }
+
     /// Its own link-local address.
     pub(crate) fn link_local(&self) -> IpAddr {
         IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(self.number)])

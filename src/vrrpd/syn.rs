@@ -221,6 +221,7 @@ fn readdress(frame: &mut [u8], own: Mac, to: Mac) -> Option<()> {
 
 #[cfg(test)]
 mod tests {
+    use std::io::Write;
     use std::net::{SocketAddr, TcpListener, TcpStream};
     use std::num::NonZeroUsize;
     use std::time::{Duration, Instant};
@@ -317,7 +318,7 @@ mod tests {
         let mut trap = host.run(|| SynTrap::open(host.ifindex, &[ip(ADDRESSES[0])]).unwrap());
         for (address, held) in [(ADDRESSES[0], 1), (ADDRESSES[1], 1), (ADDRESSES[0], 2)] {
             let mut stream = connect(client, address).unwrap();
-            std::io::Write::write_all(&mut stream, b"hello").unwrap();
+            stream.write_all(b"hello").unwrap();
             drop(stream);
             assert_eq!(trap.collect().unwrap(), held);
         }

@@ -283,7 +283,11 @@ mod tests {
     fn what_is_sent_is_heard_with_its_time_and_its_255_hops() {
         let Some(lab) = Lab::new(2) else { return };
         let [one, two] = &lab.hosts[..] else { panic!("two hosts") };
-        let cases = [(one.v4(), two.v4(), GROUP_V4.into()), (one.link_local(), two.link_local(), GROUP_V6.into())];
+        let cases = [
+            (one.v4(), two.v4(), GROUP_V4.into()),
+            (one.link_local(), two.link_local(), GROUP_V6.into()),
+            (one.v6(), two.v6(), GROUP_V6.into()),
+        ];
         for (source, peer, group) in cases {
             let (own, receiver) = (receiver(one, Family::of(source)), receiver(two, Family::of(source)));
             let sender = sender(one, source);
