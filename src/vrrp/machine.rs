@@ -379,13 +379,7 @@ impl VirtualRouter {
                         self.yield_to(said, Why::Mismatch, now);
                         return;
                     }
-                    let patience = 3 * self.settings.interval.max(said.interval).get();
-                    let since = match active.deaf {
-                        Some((since, last)) if at.since(last) <= patience => since,
-                        _ => at,
-                    };
-                    active.deaf = Some((since, at));
-                    if at.since(since) >= patience {
+                    if active.is_deaf(&said, at, self.settings.interval) {
                         self.yield_to(said, Why::Deaf, now);
                     }
                 }

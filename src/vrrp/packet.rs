@@ -11,10 +11,11 @@
 //! +---------------+---------------+-------------------------------+
 //! | addresses: 4 bytes each (IPv4) or 16 (IPv6)                   |
 //! +---------------------------------------------------------------+
-//! | v2: 8 bytes of authentication data, there even without any    |
+//! | v2 over IPv4: 8 bytes of authentication data, even if unused   |
 //! +---------------------------------------------------------------+
 //! ```
-//! RFC 9568 section 5.1, RFC 3768 section 5.1, RFC 2338 section 5.3.6 (authentication).
+//! RFC 9568 section 5.1, RFC 3768 section 5.1, RFC 2338 section 5.3.6 (authentication). Version 2 over IPv6 is keepalived's
+//! own: without authentication data, so that there is no authentication either (two 2.2.7 with a password die of each other).
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -41,7 +42,7 @@ const AUTH_PASS: u8 = 1;
 /// How version 2 says who may speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Authentication {
-    /// Not at all; the only one in version 3.
+    /// Not at all; the only one in version 3, and over IPv6.
     None,
     /// A password in clear.
     Pass(Password),
@@ -58,7 +59,7 @@ pub struct Advert {
     pub priority: Priority,
     /// Until its next.
     pub interval: Interval,
-    /// Always `None` in version 3.
+    /// Always `None` in version 3, and over IPv6.
     pub authentication: Authentication,
     /// All of one family.
     pub addresses: Vec<IpAddr>,
@@ -127,6 +128,7 @@ impl std::error::Error for Malformed {}
 impl Advert {
     /// The bytes behind the IP header. At most the first [`MAX_ADDRESSES`] addresses go along.
     pub fn encode(&self, source: IpAddr, destination: IpAddr, checksum: Checksum) -> Vec<u8> {
+        let family = Family::of(source);
         let addresses = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
         let mut bytes = Vec::with_capacity(HEADER + 16 * addresses.len() + AUTHENTICATION);
@@ -135,10 +137,14 @@ impl Advert {
             Version::V3 => 3,
         };
         bytes.extend([version << 4 | ADVERTISEMENT, self.vrid.get(), self.priority.0, count]);
-        match (self.version, self.authentication) {
-            (Version::V3, _) => bytes.extend(self.interval.centis().to_be_bytes()),
-            (Version::V2, Authentication::None) => bytes.extend([AUTH_NONE, self.interval.secs()]),
-            (Version::V2, Authentication::Pass(_)) => bytes.extend([AUTH_PASS, self.interval.secs()]),
+        // The authentication's type and its data.
+        let (kind, data) = match (self.authentication, family) {
+            (Authentication::Pass(Password(field)), Family::V4) => (AUTH_PASS, field),
+            (Authentication::None, _) | (Authentication::Pass(_), Family::V6) => (AUTH_NONE, [0; AUTHENTICATION]),
+        };
+        match self.version {
+            Version::V3 => bytes.extend(self.interval.centis().to_be_bytes()),
+            Version::V2 => bytes.extend([kind, self.interval.secs()]),
         }
         bytes.extend([0, 0]);
         for address in addresses {
@@ -147,12 +153,8 @@ impl Advert {
                 IpAddr::V6(ip) => bytes.extend(ip.octets()),
             }
         }
-        match (self.version, self.authentication) {
-            (Version::V3, _) => {}
-            (Version::V2, Authentication::None) => bytes.extend([0; AUTHENTICATION]),
-            (Version::V2, Authentication::Pass(Password(field))) => bytes.extend(field),
-        }
-        let pseudo = has_pseudo_header(self.version, Family::of(source), checksum);
+        bytes.extend(&data[..trailer(self.version, family)]);
+        let pseudo = has_pseudo_header(self.version, family, checksum);
         let sum = sum_of(&bytes, pseudo.then_some((source, destination)));
         bytes[6..HEADER].copy_from_slice(&sum.to_be_bytes());
         bytes
@@ -180,11 +182,7 @@ pub fn decode(bytes: &[u8], envelope: &Envelope) -> Result<(Advert, Checksum), M
         Family::V6 => 16,
     };
     let list = usize::from(*count) * size;
-    let trailer = match version {
-        Version::V2 => AUTHENTICATION,
-        Version::V3 => 0,
-    };
-    if rest.len() != list + trailer {
+    if rest.len() != list + trailer(version, family) {
         return Err(Malformed::Length);
     }
     let Some((list, trailer)) = rest.split_at_checked(list) else { return Err(Malformed::Length) };
@@ -209,6 +207,14 @@ pub fn decode(bytes: &[u8], envelope: &Envelope) -> Result<(Advert, Checksum), M
         Family::V6 => list.as_chunks::<16>().0.iter().map(|octets| IpAddr::from(*octets)).collect(),
     };
     Ok((Advert { version, vrid, priority: Priority(*priority), interval, authentication, addresses }, checksum))
+}
+
+/// Bytes of authentication data behind the addresses.
+fn trailer(version: Version, family: Family) -> usize {
+    match (version, family) {
+        (Version::V2, Family::V4) => AUTHENTICATION,
+        (Version::V2, Family::V6) | (Version::V3, _) => 0,
+    }
 }
 
 /// Which rule the checksum in `bytes` follows, if any.

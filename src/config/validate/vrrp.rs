@@ -46,7 +46,7 @@ fn router(name: &str, raw: &At<RawVrrp>, cx: &mut Context<'_>) -> Option<Virtual
     }
     let advertised = written.map(|written| addresses(written, interface, cx));
     let excluded = addresses(&raw.excluded_addresses, interface, cx);
-    let password = password(raw, version, cx);
+    let password = password(raw, version, family, cx);
     let advert_interval = advert_interval(raw, version, cx);
     check_checksum(raw, version, family, cx);
     let unicast_peers = peers(&raw.unicast_peers.0, family, cx);
@@ -228,13 +228,17 @@ fn check_label(label: &At<String>, ip: IpAddr, interface: &str, cx: &mut Context
     }
 }
 
-fn password(raw: &RawVrrp, version: Option<Version>, cx: &mut Context<'_>) -> Option<Password> {
+fn password(raw: &RawVrrp, version: Option<Version>, family: Option<Family>, cx: &mut Context<'_>) -> Option<Password> {
     const COUNTED: usize = 8;
     let authentication = raw.authentication.get()?;
     if version == Some(Version::V3) {
         cx.problems
             .error(authentication.key, "version 3 has no authentication")
             .help("leave it out, or use version = 2 on every box");
+    } else if family == Some(Family::V6) {
+        cx.problems
+            .error(authentication.key, "over IPv6 version 2 has no authentication")
+            .help("leave it out on every box; keepalived 2.2 dies of it");
     }
     let password = authentication.password.required("password", authentication.place, cx.problems)?;
     if password.0.is_empty() {

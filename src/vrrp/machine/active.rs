@@ -21,6 +21,19 @@ pub(super) fn longest_offer(version: Version, interval: Interval) -> Duration {
     skew(version, Priority::LAST, interval) + OFFER_MARGIN
 }
 
+impl Active {
+    /// Whether somebody who loses to us, and may not understand us, has gone on for so long that it does not.
+    pub(super) fn is_deaf(&mut self, said: &Said, at: Micros, interval: Interval) -> bool {
+        let patience = 3 * interval.max(said.interval).get();
+        let since = match self.deaf {
+            Some((since, last)) if at.since(last) <= patience => since,
+            _ => at,
+        };
+        self.deaf = Some((since, at));
+        at.since(since) >= patience
+    }
+}
+
 impl VirtualRouter {
     /// The addresses are on this box.
     pub fn acquired(&mut self, now: Micros) {
@@ -103,6 +116,10 @@ impl VirtualRouter {
         // Who is being preempted says a last word; only who goes on after that is a rival.
         let fresh = now.since(self.since) <= self.settings.interval.get() + SETTLE;
         let Role::Active(active) = &mut self.role else { return };
+        // keepalived 2.2 drops what has another list than its own, and would hold the addresses beside us for ever.
+        if !said.same_addresses && active.is_deaf(&said, at, self.settings.interval) {
+            return self.yield_to(said, Why::Deaf, now);
+        }
         match &mut active.rival {
             Some((_, last)) if at.since(*last) <= quiet => *last = at,
             _ if fresh => {}

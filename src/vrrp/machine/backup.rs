@@ -33,7 +33,8 @@ impl VirtualRouter {
 
     pub(super) fn backup_heard(&mut self, said: Said, at: Micros, now: Micros) {
         let (fit, version) = (self.condition.fit, self.settings.version);
-        let stays = said.priority >= self.priority() || !self.may_preempt(now);
+        // Nobody is preempted who has another list: it may be one that drops ours for that, and there would be two masters.
+        let stays = said.priority >= self.priority() || !said.same_addresses || !self.may_preempt(now);
         let Role::Backup(backup) = &mut self.role else { return };
         if said.priority == Priority::RESIGN {
             // RFC 9568 6.4.2 (430). Someone who cannot serve leaves it to others.

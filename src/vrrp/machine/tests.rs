@@ -545,6 +545,34 @@ fn an_active_router_yields_to_one_that_is_configured_otherwise_but_not_to_a_wron
 }
 
 #[test]
+fn a_worse_router_with_another_list_is_not_preempted_and_yielded_to_when_it_goes_on() {
+    let other = |priority| Said { same_addresses: false, ..said(PEER, priority) };
+    let mut b = Bench::backup(settings());
+    for ms in (1_000..20_000).step_by(1_000) {
+        b.run_to(ms);
+        assert_eq!(b.hear(other(50)), []);
+    }
+    // One that resigns is followed all the same.
+    b.hear(other(0));
+    assert_eq!(whys(&b.run_to(20_500)), [Why::PeerResigned]);
+
+    let mut b = Bench::active(settings());
+    for ms in [4_000, 5_000, 6_000] {
+        b.run_to(ms);
+        b.hear(other(50));
+        assert_eq!(b.state(), State::Active, "it may yield yet");
+    }
+    b.run_to(7_000);
+    assert_eq!(whys(&b.hear(other(50))), [Why::Deaf]);
+    b.run_to(8_000);
+    assert_eq!(b.hear(other(50)), []);
+    assert_eq!(b.state(), State::Backup);
+    // A better one takes over, or is yielded to, as ever.
+    let mut b = Bench::active(settings());
+    assert_eq!(whys(&b.hear(other(150))), [Why::HigherPriority]);
+}
+
+#[test]
 fn a_peer_that_is_configured_otherwise_can_take_over_too() {
     let mut b = Bench::active(settings());
     b.router.hand_over(b.now());

@@ -63,6 +63,11 @@ fn captured() -> Vec<(&'static str, Envelope, Advert)> {
             envelope("fd00:2::11", "fd00:2::12"),
             advert(Version::V3, 0x34, 150, fast, &["fd00:2::102"]),
         ),
+        (
+            "2133 fe01 0001 b3ef 20010db8000000000000000000000101",
+            envelope("fe80::2", "ff02::12"),
+            advert(Version::V2, 0x33, 254, second, &["2001:db8::101"]),
+        ),
     ]
 }
 
@@ -144,6 +149,19 @@ fn version_2_has_its_own_flaws() {
 }
 
 #[test]
+fn version_2_over_ipv6_has_no_authentication() {
+    let v6 = envelope("fe80::2", "ff02::12");
+    // What keepalived 2.2.7 with a password sends: its type, and no data.
+    let typed = bytes("2134 fe02 0101 b35d 20010db8000000000000000000000100 fe800000000000000000000000000100");
+    assert_eq!(decode(&typed, &v6).map(drop), Err(Malformed::AuthenticationType(1)));
+    let second = Interval::from_secs(1).unwrap();
+    let open = advert(Version::V2, 0x33, 254, second, &["2001:db8::101"]);
+    let typed = Advert { authentication: Authentication::Pass(Password::new("secret")), ..open.clone() };
+    let encode = |advert: &Advert| advert.encode(v6.source, v6.destination, Checksum::PseudoHeader);
+    assert_eq!(encode(&typed), encode(&open));
+}
+
+#[test]
 fn ucarp_which_shares_the_protocol_number_is_not_taken_for_a_router() {
     // Version 2, type 1, vhid 1, advskew 0, authlen 7, advbase 1, then counter and HMAC-SHA1.
     let mut carp = bytes("2101 0007 0001 0000");
@@ -164,8 +182,8 @@ fn any_advert() -> impl Strategy<Value = (Advert, Envelope)> {
                 let (version, interval, authentication) = if v3 {
                     (Version::V3, Interval::from_centis(interval), Authentication::None)
                 } else {
-                    let authentication =
-                        password.map_or(Authentication::None, |field| Authentication::Pass(Password(field)));
+                    let password = password.filter(|_| v4).map(Password);
+                    let authentication = password.map_or(Authentication::None, Authentication::Pass);
                     (Version::V2, Interval::from_secs((interval % 255 + 1) as u8), authentication)
                 };
                 let advert = Advert {
