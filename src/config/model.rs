@@ -18,7 +18,7 @@ use crate::config::value::Cidr;
 use crate::template::Template;
 
 pub use vrrp::{
-    Announce, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
+    Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,
 };
 

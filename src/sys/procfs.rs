@@ -1,7 +1,7 @@
 //! Facts about other processes from /proc, for messages to the operator. All of it is best effort.
 
 use std::fs;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 
 /// Where a thread is: its state letter, what it sleeps in, and its system call, as far as we may look.
@@ -35,6 +35,34 @@ pub fn holder_of_port(addr: SocketAddr) -> Option<String> {
         processes.map(|pid| (pid, Path::new("/proc").join(pid.to_string()))).find(|(_, p)| holds(p))?;
     let name = fs::read_to_string(process.join("comm")).unwrap_or_default();
     Some(format!("{} (pid {pid})", name.trim()))
+}
+
+/// The default gateway by `interface`, of the family asked for; the one of the least metric.
+pub fn gateway(interface: &str, v4: bool) -> Option<IpAddr> {
+    let (table, parse): (_, fn(&str, &str) -> Option<(u64, IpAddr)>) =
+        if v4 { ("/proc/net/route", gateway_v4) } else { ("/proc/net/ipv6_route", gateway_v6) };
+    let text = fs::read_to_string(table).ok()?;
+    text.lines().filter_map(|line| parse(line, interface)).min().map(|(_, gateway)| gateway)
+}
+
+/// Metric and gateway of a line of /proc/net/route that is a default route by `interface`: numbers in hexadecimal, in the
+/// order of bytes in memory.
+fn gateway_v4(line: &str, interface: &str) -> Option<(u64, IpAddr)> {
+    let mut fields = line.split_whitespace();
+    let (name, destination, gateway) = (fields.next()?, fields.next()?, fields.next()?);
+    let (metric, mask) = (fields.nth(3)?.parse().ok()?, fields.next()?);
+    let is_default = name == interface && destination == "00000000" && mask == "00000000" && gateway != "00000000";
+    let octets = u32::from_str_radix(gateway, 16).ok()?.to_ne_bytes();
+    is_default.then_some((metric, octets.into()))
+}
+
+/// The same of /proc/net/ipv6_route.
+fn gateway_v6(line: &str, interface: &str) -> Option<(u64, IpAddr)> {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [destination, length, _, _, gateway, metric, .., name] = fields[..] else { return None };
+    let is_default = name == interface && length == "00" && destination.bytes().all(|b| b == b'0');
+    let gateway = u128::from_str_radix(gateway, 16).ok().filter(|gateway| *gateway != 0)?;
+    is_default.then_some((u64::from_str_radix(metric, 16).ok()?, gateway.to_be_bytes().into()))
 }
 
 /// The field after the command's name, which may itself hold spaces and parentheses.
@@ -73,6 +101,23 @@ mod tests {
             1: 0100007F:1F90 0100007F:9999 01 00000000:00000000 00:00000000 00000000  0  0 222 1\n\
             2: 0100007F:1F91 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0  0 333 1\n";
         assert_eq!(listening_inodes(table, 8080), ["111"]);
+    }
+
+    #[test]
+    fn the_default_gateway_is_that_of_the_interface() {
+        let route = "eth0\t00000000\t010200C0\t0003\t0\t0\t100\t00000000\t0\t0\t0";
+        let found = gateway_v4(route, "eth0");
+        if cfg!(target_endian = "little") {
+            assert_eq!(found, Some((100, IpAddr::from([192, 0, 2, 1]))));
+        }
+        assert_eq!(gateway_v4(route, "eth1"), None);
+        assert_eq!(gateway_v4("eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0", "eth0"), None);
+        assert_eq!(gateway_v4("Iface\tDestination\tGateway \tFlags", "eth0"), None);
+        let zero = "0".repeat(32);
+        let route =
+            format!("{zero} 00 {zero} 00 fe800000000000000000000000000001 00000400 00000001 00000000 00000003 eth0");
+        assert_eq!(gateway_v6(&route, "eth0"), Some((1024, "fe80::1".parse().unwrap())));
+        assert_eq!(gateway_v6(&route, "eth1"), None);
     }
 
     #[test]

@@ -4,6 +4,9 @@ use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 
+use crate::config::model::{self, VirtualRouter};
+use crate::sys::procfs;
+use crate::vrrp::Family;
 use crate::vrrp::announce::question;
 use crate::vrrpd::ether::Ether;
 use crate::vrrpd::report::Interface;
@@ -16,20 +19,26 @@ pub struct Arbiter {
 }
 
 impl Arbiter {
-    /// Asks `targets`, all by the router's interface.
+    /// Asks the hosts that `config` names, by the router's interface.
     ///
     /// # Errors
     /// No packet socket, or no Ethernet.
-    pub fn ask(interface: &Interface, targets: &[IpAddr]) -> io::Result<Self> {
+    pub fn ask(interface: &Interface, config: &VirtualRouter) -> io::Result<Self> {
         let ether = Ether::open_listening(interface.index)?;
         let mac = interface.mac.ok_or(io::ErrorKind::Unsupported)?;
         // Twice: one frame may be lost.
-        for target in targets.iter().chain(targets) {
+        let host = |arbiter: &model::Arbiter| match arbiter {
+            // Of the kernel's memory, not of a disk.
+            model::Arbiter::Gateway => procfs::gateway(&config.interface, config.family == Family::V4),
+            model::Arbiter::Host(host) => Some(*host),
+        };
+        let targets: Vec<IpAddr> = config.arbitrate.iter().filter_map(host).collect();
+        for target in targets.iter().chain(&targets) {
             if let Some(frame) = question(mac, interface.source, *target) {
                 ether.send(frame.bytes())?;
             }
         }
-        Ok(Self { ether, targets: targets.to_vec() })
+        Ok(Self { ether, targets })
     }
 
     /// Whether one has answered by now.

@@ -373,9 +373,8 @@ impl Speaker {
                     self.keeper.send(Order::Release(i));
                 }
                 Action::Arbitrate => {
-                    let targets = &station.config.arbitrate;
                     // Without a socket nobody answers.
-                    station.arbiter = station.interface.as_ref().and_then(|at| Arbiter::ask(at, targets).ok());
+                    station.arbiter = station.interface.as_ref().and_then(|at| Arbiter::ask(at, &station.config).ok());
                 }
                 Action::Report(event) => {
                     self.changed = true;

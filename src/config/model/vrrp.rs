@@ -65,7 +65,7 @@ pub struct VirtualRouter {
     /// Routers of the same group move together.
     pub sync_group: Option<Arc<str>>,
     /// Hosts of which one must answer before silence of the peer is believed; empty: it is believed.
-    pub arbitrate: Vec<IpAddr>,
+    pub arbitrate: Vec<Arbiter>,
     /// Run after each change of state.
     pub notify: Option<Command>,
     /// URL that each change of state is posted to.
@@ -94,6 +94,15 @@ pub enum Preempt {
     WhenReady,
     /// keepalived's default; `preempt_delay` still counts.
     Immediate,
+}
+
+/// One of `arbitrate`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arbiter {
+    /// The default gateway by the router's interface, as the routing table has it at that moment.
+    Gateway,
+    /// This host, on the router's network.
+    Host(IpAddr),
 }
 
 /// `announce`.

@@ -6,7 +6,7 @@ use std::sync::LazyLock;
 use crate::config::decode::{self, At, Decode, Field, Int, Key, Keys, List, OrOff, Shape, table};
 use crate::config::diagnostic::Problems;
 use crate::config::document::{Item, Place, Table};
-use crate::config::model::Preempt;
+use crate::config::model::{Arbiter, Preempt};
 use crate::config::value::Period;
 use crate::config::words::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
@@ -72,8 +72,9 @@ table! {
         track_scripts: List<RawTrackScript> = [],
         /// Virtual routers that name the same group move together.
         sync_group: String,
-        /// Addresses such as the gateway's, of which one must answer before a silent peer is believed dead. []: it is.
-        arbitrate: List<IpAddr> = [],
+        /// Hosts of this network of which one must answer ARP or neighbour discovery before a silent peer is believed dead:
+        /// addresses, or "gateway" for the default gateway. []: it is believed.
+        arbitrate: List<Arbiter> = [],
         /// A program with its whole path and arguments, run as script_user after each change of state, one at a time;
         /// keepalived's arguments are added. []: none.
         notify: List<String> = [],

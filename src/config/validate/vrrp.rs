@@ -8,7 +8,7 @@ use std::time::Duration;
 use super::{Context, check_name, track};
 use crate::config::decode::{At, Field, List, Named, OrOff};
 use crate::config::document::Place;
-use crate::config::model::{Announce, Preempt, VirtualAddress, VirtualRouter};
+use crate::config::model::{Announce, Arbiter, Preempt, VirtualAddress, VirtualRouter};
 use crate::config::raw::{RawAnnounce, RawVrrp};
 use crate::config::value::Period;
 use crate::config::words::VirtualAddressText;
@@ -57,7 +57,7 @@ fn router(name: &str, raw: &At<RawVrrp>, cx: &mut Context<'_>) -> Option<Virtual
     if let Some(group) = group {
         check_name("sync group", group, group.place, cx.problems);
     }
-    let arbitrate = hosts(&raw.arbitrate, family, cx);
+    let arbitrate = arbitrate(&raw.arbitrate, family, cx);
     let track_pools = track::pools(raw, cx);
     let track_interfaces = track::interfaces(raw, cx);
     let track_files = track::files(raw, cx);
@@ -282,6 +282,24 @@ fn check_checksum(raw: &RawVrrp, version: Option<Version>, family: Option<Family
 }
 
 /// An address of `list` must be a host's, of `family`, and there once.
+fn arbitrate(list: &List<Arbiter>, family: Option<Family>, cx: &mut Context<'_>) -> Vec<Arbiter> {
+    let mut all: Vec<Arbiter> = Vec::new();
+    for arbiter in list.iter() {
+        let text = match **arbiter {
+            Arbiter::Gateway => "\"gateway\"".to_owned(),
+            Arbiter::Host(host) => {
+                check_host(&arbiter.map(|_| host), family, cx);
+                host.to_string()
+            }
+        };
+        if all.contains(arbiter) {
+            cx.problems.error(arbiter.place, format!("{text} is there twice"));
+        }
+        all.push(**arbiter);
+    }
+    all
+}
+
 fn hosts(list: &List<IpAddr>, family: Option<Family>, cx: &mut Context<'_>) -> Vec<IpAddr> {
     let mut hosts: Vec<IpAddr> = Vec::new();
     for host in list.iter() {

@@ -7,7 +7,7 @@ use super::{secret_or_text, short_form};
 use crate::config::decode::{self, Decode, List, Shape, choices};
 use crate::config::diagnostic::Problems;
 use crate::config::document::{Item, Value};
-use crate::config::model::Preempt;
+use crate::config::model::{Arbiter, Preempt};
 use crate::config::raw::{RawSecret, RawTrackInterface, RawVirtualAddress};
 use crate::vrrp::Checksum;
 
@@ -126,6 +126,17 @@ impl Decode for Peers {
             decode::no_choice(item, &["nodes"], problems);
         }
         None
+    }
+}
+
+impl Decode for Arbiter {
+    const SHAPE: &'static Shape = &Shape::OneOf(&[IpAddr::SHAPE, &Shape::Choice(&["gateway"])]);
+
+    fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
+        match item.as_str() {
+            Some("gateway") => Some(Self::Gateway),
+            _ => IpAddr::decode(item, problems).map(Self::Host),
+        }
     }
 }
 
