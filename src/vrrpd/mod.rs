@@ -7,7 +7,7 @@ pub mod netlink;
 pub mod syn;
 pub mod wire;
 
-pub use ether::Ether;
+pub use ether::{Ether, SolicitedGroups};
 pub use journal::Journal;
 pub use netlink::{Monitor, Netlink};
 pub use syn::SynTrap;
