@@ -1,6 +1,7 @@
 //! Virtual routers against each other on a virtual clock, in a network that loses, repeats, delays and parts: who holds the
 //! address, and for how long nobody or two do. A failure prints its seed; `BASCULE_SIM_SEED=N` runs that one alone,
 //! `BASCULE_SIM_SEEDS=N` as many.
+#![expect(clippy::unwrap_used, reason = "a helper that fails fails the test")]
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

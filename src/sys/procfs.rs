@@ -39,10 +39,9 @@ pub fn holder_of_port(addr: SocketAddr) -> Option<String> {
 
 /// The default gateway by `interface`, of the family asked for; the one of the least metric.
 pub fn gateway(interface: &str, v4: bool) -> Option<IpAddr> {
-    let (table, parse): (_, fn(&str, &str) -> Option<(u64, IpAddr)>) =
-        if v4 { ("/proc/net/route", gateway_v4) } else { ("/proc/net/ipv6_route", gateway_v6) };
-    let text = fs::read_to_string(table).ok()?;
-    text.lines().filter_map(|line| parse(line, interface)).min().map(|(_, gateway)| gateway)
+    let text = fs::read_to_string(if v4 { "/proc/net/route" } else { "/proc/net/ipv6_route" }).ok()?;
+    let gateway = |line| if v4 { gateway_v4(line, interface) } else { gateway_v6(line, interface) };
+    text.lines().filter_map(gateway).min().map(|(_, gateway)| gateway)
 }
 
 /// Metric and gateway of a line of /proc/net/route that is a default route by `interface`: numbers in hexadecimal, in the

@@ -104,6 +104,12 @@ pub fn question(mac: Mac, source: IpAddr, target: IpAddr) -> Option<Frame> {
     }
 }
 
+/// The group in which who has `ip` is asked for it (RFC 4291 2.7.1).
+pub fn solicited_group(ip: Ipv6Addr) -> Ipv6Addr {
+    let [.., a, b, c] = ip.octets();
+    Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]))
+}
+
 /// What `frame`, received, claims; `None` when it is anything else than ARP or a valid neighbour advertisement.
 ///
 /// ARP requests claim too: whoever asks says who it is, and gratuitous ones are requests.
@@ -203,8 +209,7 @@ fn advertisement(mac: Mac, ip: Ipv6Addr, router: bool) -> Frame {
 }
 
 fn solicitation(mac: Mac, source: Ipv6Addr, target: Ipv6Addr) -> Frame {
-    let [.., a, b, c] = target.octets();
-    let group = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00 | u16::from(a), u16::from_be_bytes([b, c]));
+    let group = solicited_group(target);
     // Who has no address yet must not say where it is (RFC 4861 4.3).
     let option = if source.is_unspecified() { 0 } else { OPTION };
     Frame::build(ETHERNET + IPV6 + NEIGHBOUR + option, |bytes| {

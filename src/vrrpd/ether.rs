@@ -1,15 +1,16 @@
 //! Ethernet frames in and out of one interface: announcements, and questions with their answers.
 
 use std::io;
+use std::net::Ipv6Addr;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::net::{SendFlags, send};
-use socket2::Socket;
+use socket2::{Domain, Socket, Type};
 
 use crate::net::filter::Filter;
 use crate::sys::datagram;
 use crate::sys::packet::{self, Hears};
-use crate::vrrp::announce::{Claim, Mac, claim};
+use crate::vrrp::announce::{Claim, Mac, claim, solicited_group};
 
 /// A packet socket of one interface, for ARP and neighbour discovery.
 #[derive(Debug)]
@@ -79,6 +80,38 @@ impl Ether {
 impl AsFd for Ether {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// Membership in the groups in which neighbours are asked for IPv6 addresses, held before the addresses are.
+///
+/// The kernel joins by itself, but some time after an address was added, and a switch that snoops has to learn of it. A
+/// question that is lost meanwhile costs the client a second.
+#[derive(Debug)]
+pub struct SolicitedGroups {
+    socket: Socket,
+}
+
+impl SolicitedGroups {
+    /// None yet; those that were joined are left when this is dropped.
+    ///
+    /// # Errors
+    /// No descriptor is left, or the kernel has no IPv6.
+    pub fn open() -> io::Result<Self> {
+        // Bound to no port, it receives nothing.
+        Ok(Self { socket: Socket::new(Domain::IPV6, Type::DGRAM, None)? })
+    }
+
+    /// Joins the group of `ip` on the interface `ifindex`.
+    ///
+    /// # Errors
+    /// There is no such interface, or it has no IPv6.
+    pub fn join(&self, ip: Ipv6Addr, ifindex: u32) -> io::Result<()> {
+        match self.socket.join_multicast_v6(&solicited_group(ip), ifindex) {
+            // It is the group of another address too.
+            Err(e) if e.kind() == io::ErrorKind::AddrInUse => Ok(()),
+            other => other,
+        }
     }
 }
 
@@ -179,6 +212,23 @@ mod tests {
         while let Some(claim) = ether.hear().unwrap() {
             assert_ne!(claim.ip, ip("192.0.2.77"));
         }
+    }
+
+    #[test]
+    fn a_group_is_joined_before_the_address_is_there_and_left_after() {
+        let Some(lab) = Lab::new(1) else { return };
+        let host = &lab.hosts[0];
+        let member = || host.ip_output(&format!("maddress show dev {INTERFACE}")).contains("ff02::1:ff00:100");
+        host.run(|| {
+            let groups = SolicitedGroups::open().unwrap();
+            for address in ["2001:db8::100", "2001:db8:1::100", "fe80::100"] {
+                groups.join(address.parse().unwrap(), host.ifindex).unwrap();
+            }
+            assert!(member());
+            assert!(groups.join("fe80::100".parse().unwrap(), 4711).is_err());
+        });
+        // Programs that other tests are about to start have a copy of the socket for a moment.
+        wait(|| (!member()).then_some(()), "the end of the membership");
     }
 
     #[test]

@@ -19,7 +19,7 @@ use crate::config::model::{VirtualAddress, VirtualRouter};
 use crate::net::clock;
 use crate::time::Micros;
 use crate::vrrp::Priority;
-use crate::vrrpd::ether::is_router;
+use crate::vrrpd::ether::{SolicitedGroups, is_router};
 use crate::vrrpd::journal::{self, Journal};
 use crate::vrrpd::mailbox::{Mailbox, Post};
 use crate::vrrpd::netlink::{Added, Address, Link, Monitor, Netlink, NetlinkError, source_address};
@@ -30,6 +30,8 @@ use crate::vrrpd::timeout_until;
 const ABORT_LIMIT: Duration = Duration::from_millis(60);
 /// Until addresses that could not be added, or were taken away too often, are tried again.
 const RETRY: Duration = Duration::from_secs(5);
+/// The kernel makes an IPv6 address receive some time after it was added, usually a fraction of a millisecond.
+const RECEPTION_LIMIT: Duration = Duration::from_millis(50);
 /// Until sockets that failed are made anew.
 const SOCKETS_AGAIN: Duration = Duration::from_secs(1);
 /// So many losses of addresses to somebody else within the window are a quarrel that this box does not win.
@@ -41,6 +43,8 @@ const FLAP_WINDOW: Duration = Duration::from_secs(60);
 pub struct Keeper {
     netlink: Netlink,
     monitor: Monitor,
+    /// None where the kernel has no IPv6.
+    groups: Option<SolicitedGroups>,
     journal: Journal,
     links: Vec<Link>,
     addresses: Vec<Address>,
@@ -110,7 +114,9 @@ impl Keeper {
         };
         let seats = routers.iter().enumerate().map(seat).collect();
         let (links, addresses, attended, tokens) = (Vec::new(), Vec::new(), true, 0);
-        let mut this = Self { netlink, monitor, journal, links, addresses, seats, attended, tokens, speaker, reports };
+        let groups = SolicitedGroups::open().ok();
+        let mut this =
+            Self { netlink, monitor, groups, journal, links, addresses, seats, attended, tokens, speaker, reports };
         this.look().map_err(|e| e.to_string())?;
         this.clear_up();
         this.compare();
@@ -224,6 +230,9 @@ impl Keeper {
                 self.speaker.send(Note::Tracked(i, tracked));
             }
             if seat.said.as_ref() != Some(&interface) {
+                for place in interface.iter().flat_map(|interface| &interface.places) {
+                    join(self.groups.as_ref(), place);
+                }
                 seat.said = Some(interface.clone());
                 self.speaker.send(Note::Interface(i, interface));
             }
@@ -337,7 +346,12 @@ impl Keeper {
             let Some(index) = self.link(&address.interface).map(|link| link.index) else {
                 return self.failed(i, &format!("there is no interface {}", address.interface));
             };
-            match self.netlink.add(address, index) {
+            // IPv4 knows an address several times, by the length of its prefix.
+            let same =
+                |a: &&Address| a.ifindex == index && a.ip == address.ip && a.prefix != address.prefix && !a.tagged;
+            let foreign = self.addresses.iter().find(same).map(|a| a.prefix);
+            let added = foreign.map_or_else(|| self.netlink.add(address, index), |_| Ok(Added::Adopted));
+            match added {
                 Ok(Added::New | Added::Ours) => {}
                 Ok(Added::Adopted) if noted.contains_key(&address.ip) => {}
                 Ok(Added::Adopted) => {
@@ -348,7 +362,7 @@ impl Keeper {
                         let text = format!(
                             "{ip} was on {at} already, put by something else: used, and not removed when it moves; \
                              if it is left over: ip address del {ip}/{} dev {at}",
-                            address.prefix
+                            foreign.unwrap_or(address.prefix)
                         );
                         self.say(Report::Trouble(text));
                     }
@@ -356,11 +370,28 @@ impl Keeper {
                 Err(e) => return self.failed(i, &e.to_string()),
             }
         }
+        self.await_reception(&wanted);
         let seat = &mut self.seats[i];
         if seat.retry_at.take().is_some() {
             self.speaker.send(Note::Able(i, true));
         }
         true
+    }
+
+    /// Waits until IPv6 addresses receive: announced before, they would cost their clients a second.
+    fn await_reception(&mut self, addresses: &[VirtualAddress]) {
+        for link in self.links.clone() {
+            let on = addresses.iter().filter(|address| *address.interface == *link.name && address.ip.is_ipv6());
+            let ips: Vec<IpAddr> = on.map(|address| address.ip).collect();
+            if ips.is_empty() {
+                continue;
+            }
+            match self.netlink.await_reception(&ips, link.index, RECEPTION_LIMIT) {
+                Ok(true) => {}
+                Ok(false) => self.say(Report::Trouble(format!("{ips:?} on {} receive nothing yet", link.name))),
+                Err(e) => self.say(Report::Trouble(e.to_string())),
+            }
+        }
     }
 
     fn failed(&mut self, i: usize, why: &str) -> bool {
@@ -451,6 +482,16 @@ impl Keeper {
                 seat.retry_at = None;
                 self.speaker.send(Note::Able(i, true));
             }
+        }
+    }
+}
+
+/// Hears who asks for the IPv6 addresses of `place` before they are there.
+fn join(groups: Option<&SolicitedGroups>, place: &Place) {
+    for ip in &place.addresses {
+        if let (Some(groups), IpAddr::V6(ip)) = (groups, ip) {
+            // Without it the kernel joins when the address is added, a moment later.
+            let _ = groups.join(*ip, place.index);
         }
     }
 }

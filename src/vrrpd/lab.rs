@@ -1,7 +1,8 @@
 //! A small network for tests: hosts with one interface each, on one switch; all of it in namespaces of their own.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr, SocketAddrV6, TcpStream};
 use std::os::fd::AsFd;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -68,8 +69,12 @@ impl Lab {
             rustix::net::netdevice::name_to_index(socket.unwrap(), INTERFACE).unwrap()
         });
         let host = Host { namespace, number, ifindex };
-        let up = || host.ip_output(&format!("link show {INTERFACE}")).contains("state UP").then_some(());
+        let up = || {
+            let addresses = host.ip_output(&format!("address show {INTERFACE}"));
+            (addresses.contains("state UP") && !addresses.contains("tentative")).then_some(())
+        };
         wait(up, "the link");
+        self.hosts.iter().for_each(|other| other.wait_for(&host));
         host
     }
 
@@ -113,6 +118,23 @@ impl Host {
     /// Its own link-local address.
     pub(crate) fn link_local(&self) -> IpAddr {
         IpAddr::from([0xfe80, 0, 0, 0, 0, 0, 0, u16::from(self.number)])
+    }
+
+    /// Switch and interfaces pass frames some time after they say that they are up.
+    fn wait_for(&self, other: &Self) {
+        self.run(|| {
+            for ip in [other.v4(), other.v6(), other.link_local()] {
+                let closed_port = match ip {
+                    IpAddr::V4(_) => SocketAddr::new(ip, 9),
+                    IpAddr::V6(ip) => SocketAddrV6::new(ip, 9, 0, self.ifindex).into(),
+                };
+                let refused = || {
+                    let result = TcpStream::connect_timeout(&closed_port, Duration::from_millis(50));
+                    (result.unwrap_err().kind() == ErrorKind::ConnectionRefused).then_some(())
+                };
+                wait(refused, "the other host");
+            }
+        });
     }
 
     /// The address of its interface.

@@ -13,6 +13,9 @@
 //!   the interface has an address of the same network, IFA_F_NOPREFIXROUTE: the kernel would add a second route to the
 //!   network, and on removal put an expiry date on the one that router advertisements made.
 //!
+//! IPv4 addresses receive from the moment that they are added. The kernel makes IPv6 ones do so some time later (commonly 0.2 ms,
+//! 10 ms were seen), and drops what comes before: [`Netlink::await_reception`].
+//!
 //! Removing the primary IPv4 address of a network removes the secondary ones too, unless `promote_secondaries` is on; also
 //! virtual ones of other routers, if the first address of their network is virtual. The monitor tells.
 
@@ -29,6 +32,7 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressMessage, AddressProtocol, CacheInfo};
 use netlink_packet_route::link::LinkMessage;
+use netlink_packet_route::route::{RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use netlink_sys::protocols::NETLINK_ROUTE;
 use netlink_sys::{Socket, SocketAddr};
@@ -36,6 +40,7 @@ use rustix::net::netdevice::index_to_name;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 
 use crate::config::model::VirtualAddress;
+use crate::net::clock;
 use crate::vrrp::Family;
 use crate::vrrp::announce::Mac;
 use message::{Content, Message, messages};
@@ -206,7 +211,8 @@ impl Netlink {
         Ok(found)
     }
 
-    /// Puts `address` on the interface `ifindex`, as the module's documentation says.
+    /// Puts `address` on the interface `ifindex`, as the module's documentation says. IPv6: it is to be announced after
+    /// [`Netlink::await_reception`] only.
     ///
     /// # Errors
     /// Without CAP_NET_ADMIN, when there is no such interface, it has no IPv6, or the label is not of it.
@@ -233,6 +239,30 @@ impl Netlink {
         }
     }
 
+    /// Waits until all of `addresses` (others than IPv6 do not wait) receive on the interface `ifindex`, at most for `limit`.
+    /// `false`: they do not.
+    ///
+    /// # Errors
+    /// The kernel does not answer.
+    pub fn await_reception(
+        &mut self,
+        addresses: &[IpAddr],
+        ifindex: u32,
+        limit: Duration,
+    ) -> Result<bool, NetlinkError> {
+        const PAUSE: Duration = Duration::from_micros(200);
+        let end = clock::micros().after(limit);
+        for ip in addresses.iter().filter(|ip| ip.is_ipv6()) {
+            while !self.receives(*ip, ifindex)? {
+                if clock::micros() >= end {
+                    return Ok(false);
+                }
+                std::thread::sleep(PAUSE);
+            }
+        }
+        Ok(true)
+    }
+
     /// Takes `ip` off the interface `ifindex`.
     ///
     /// # Errors
@@ -248,6 +278,23 @@ impl Netlink {
                 let name = index_to_name(&self.socket, ifindex).unwrap_or_else(|_| format!("interface {ifindex}"));
                 Err(e.of(format!("take {ip}/{prefix} off {name}")))
             }
+        }
+    }
+
+    /// Whether packets to `ip` are for this box.
+    fn receives(&mut self, ip: IpAddr, ifindex: u32) -> Result<bool, NetlinkError> {
+        let mut message = RouteMessage::default();
+        message.header.address_family = AddressFamily::Inet6;
+        message.header.destination_prefix_length = 128;
+        message.attributes = vec![RouteAttribute::Destination(ip.into()), RouteAttribute::Oif(ifindex)];
+        let mut receives = false;
+        let answer = self.ask(&RouteNetlinkMessage::GetRoute(message), NLM_F_ACK, |message| {
+            receives |= matches!(message.content, Content::Route { local: true });
+        });
+        match answer {
+            Err(e) if e.source.kind() == io::ErrorKind::WouldBlock => Err(e.of(format!("look up the route to {ip}"))),
+            // No route at all, or none yet.
+            Ok(()) | Err(_) => Ok(receives),
         }
     }
 
@@ -466,7 +513,12 @@ mod tests {
         ];
         for (address, label, shown) in cases {
             let wanted = virtual_address(address, label);
+            let limit = Duration::from_secs(5);
+            assert!(
+                !netlink.await_reception(&[wanted.ip], host.ifindex, Duration::ZERO).unwrap() || wanted.ip.is_ipv4()
+            );
             assert_eq!(netlink.add(&wanted, host.ifindex).unwrap(), Added::New);
+            assert!(netlink.await_reception(&[wanted.ip], host.ifindex, limit).unwrap());
             let tagged = netlink.addresses_tagged().unwrap();
             let found = tagged.iter().find(|found| found.ip == wanted.ip).unwrap();
             assert_eq!(

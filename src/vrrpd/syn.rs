@@ -229,10 +229,11 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::config::model::VirtualAddress;
     use crate::net::listen::{self, Options, accept_new, refuse_new_to};
     use crate::vrrp::announce::announcement;
-    use crate::vrrpd::Ether;
     use crate::vrrpd::lab::{Host, INTERFACE, Lab, wait};
+    use crate::vrrpd::{Ether, Netlink};
 
     const ADDRESSES: [&str; 2] = ["192.0.2.100", "2001:db8::100"];
     const PORT: u16 = 8080;
@@ -248,13 +249,15 @@ mod tests {
         host.run(|| ADDRESSES.iter().flat_map(|address| bind(address)).collect())
     }
 
-    /// Puts the addresses on `host` (`add`) or takes them off (`del`).
-    fn addresses(host: &Host, change: &str) {
-        for address in ADDRESSES {
-            let nodad = if address.contains(':') { " nodad" } else { "" };
-            let nodad = if change == "add" { nodad } else { "" };
-            host.ip(&format!("address {change} {address} dev {INTERFACE}{nodad}"));
+    /// Puts the addresses on `host`, ready to receive.
+    fn add_addresses(host: &Host) {
+        let mut netlink = host.run(|| Netlink::open().unwrap());
+        for ip in ADDRESSES.map(ip) {
+            let prefix = if ip.is_ipv4() { 32 } else { 128 };
+            let address = VirtualAddress { ip, prefix, interface: INTERFACE.into(), label: None };
+            netlink.add(&address, host.ifindex).unwrap();
         }
+        assert!(netlink.await_reception(&ADDRESSES.map(ip), host.ifindex, Duration::from_secs(5)).unwrap());
     }
 
     fn connect(host: &Host, address: &str) -> io::Result<TcpStream> {
@@ -267,7 +270,7 @@ mod tests {
         let Some(lab) = Lab::new(3) else { return };
         let [client, old, new] = &lab.hosts[..] else { panic!("three hosts") };
         let (old_listeners, new_listeners) = (listeners(old), listeners(new));
-        addresses(old, "add");
+        add_addresses(old);
         // Both are in the client's neighbour table, and the trap is not confused by what came before.
         ADDRESSES.iter().for_each(|address| drop(connect(client, address).unwrap()));
         let list = ADDRESSES.map(ip);
@@ -282,7 +285,7 @@ mod tests {
             wait(|| (trap.collect().unwrap() == 6).then_some(()), "six segments");
             assert_eq!(trap.seen_announcement(), None);
 
-            addresses(new, "add");
+            add_addresses(new);
             let ether = new.run(|| Ether::open(new.ifindex).unwrap());
             list.iter().for_each(|ip| ether.send(announcement(Mac(new.mac()), *ip, false).bytes()).unwrap());
             let seen = || {
@@ -291,7 +294,7 @@ mod tests {
             };
             let owner = wait(seen, "the announcement");
             assert_eq!(owner, Mac(new.mac()));
-            addresses(old, "del");
+            ADDRESSES.iter().for_each(|address| old.ip(&format!("address del {address} dev {INTERFACE}")));
             assert_eq!(trap.resend(owner).unwrap(), 0);
             let streams: Vec<_> = clients.into_iter().map(|client| client.join().unwrap()).collect();
             assert!(started.elapsed() < Duration::from_millis(900), "the clients had to try again");
@@ -312,7 +315,7 @@ mod tests {
     fn only_beginnings_of_connections_to_the_addresses_are_held() {
         let Some(lab) = Lab::new(2) else { return };
         let [client, host] = &lab.hosts[..] else { panic!("two hosts") };
-        addresses(host, "add");
+        add_addresses(host);
         host.ip(&format!("address add 192.0.2.101 dev {INTERFACE}"));
         let listeners = listeners(host);
         let mut trap = host.run(|| SynTrap::open(host.ifindex, &[ip(ADDRESSES[0])]).unwrap());

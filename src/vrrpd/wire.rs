@@ -52,7 +52,9 @@ pub struct Receiver {
 impl Receiver {
     /// Opens and joins the group.
     ///
-    /// The socket belongs to the interface, not to its name: one that is deleted and made anew needs a new receiver.
+    /// The socket belongs to the interface, not to its name: one that is deleted and made anew needs a new receiver. If it
+    /// is the first socket of the box that wants times of arrival, the kernel begins to note them some milliseconds later;
+    /// until then the time of a packet is that at which it is read.
     ///
     /// # Errors
     /// Without CAP_NET_RAW, or when there is no such interface, or it has no IPv6.
@@ -258,7 +260,7 @@ mod tests {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
     use super::*;
-    use crate::vrrpd::lab::{Host, INTERFACE, Lab};
+    use crate::vrrpd::lab::{Host, INTERFACE, Lab, wait};
 
     fn receiver(host: &Host, family: Family) -> Receiver {
         host.run(|| Receiver::open(INTERFACE, host.ifindex, family).unwrap())
@@ -279,6 +281,14 @@ mod tests {
         receiver.recv(buf).unwrap().unwrap()
     }
 
+    /// Whether the kernel has begun to note times of arrival.
+    fn notes_times(receiver: &Receiver, send: impl Fn()) -> Option<()> {
+        send();
+        let sent = clock::micros();
+        std::thread::sleep(Duration::from_millis(10));
+        (heard(receiver, &mut [0; 2048]).at.since(sent) < Duration::from_millis(5)).then_some(())
+    }
+
     #[test]
     fn what_is_sent_is_heard_with_its_time_and_its_255_hops() {
         let Some(lab) = Lab::new(2) else { return };
@@ -292,6 +302,7 @@ mod tests {
             let (own, receiver) = (receiver(one, Family::of(source)), receiver(two, Family::of(source)));
             let sender = sender(one, source);
             assert_eq!(sender.source(), source);
+            wait(|| notes_times(&receiver, || sender.send(b"a first advert", group).unwrap()), "times of arrival");
             for destination in [group, peer] {
                 let mut buf = [0; 2048];
                 assert_eq!(receiver.recv(&mut buf).unwrap(), None);

@@ -34,6 +34,10 @@ pub(super) enum Content {
     LinkGone(u32),
     Address(Address),
     AddressGone(Address),
+    /// Where packets to the address asked for go: to this box itself, or elsewhere.
+    Route {
+        local: bool,
+    },
     /// The request is fulfilled, the list is at its end.
     Done,
     /// The request is not.
@@ -63,6 +67,8 @@ fn content(kind: u16, flags: u16, payload: &[u8]) -> Content {
         libc::RTM_DELLINK => link(payload).map(|link| Content::LinkGone(link.index)),
         libc::RTM_NEWADDR => address(payload).map(Content::Address),
         libc::RTM_DELADDR => address(payload).map(Content::AddressGone),
+        // The type of the route is the eighth byte.
+        libc::RTM_NEWROUTE => payload.get(7).map(|kind| Content::Route { local: *kind == libc::RTN_LOCAL }),
         _ => None,
     };
     found.unwrap_or(Content::Other)

@@ -19,7 +19,7 @@ pub enum Change {
     Link(Link),
     /// The interface of this number is gone.
     LinkGone(u32),
-    /// An address appeared or changed.
+    /// An address appeared or changed. IPv6: it receives from now on.
     AddressAdded(Address),
     /// An address is gone.
     AddressRemoved {
@@ -101,7 +101,7 @@ fn change(content: Content) -> Option<Change> {
         Content::AddressGone(Address { ifindex, ip, prefix, .. }) => {
             Some(Change::AddressRemoved { ifindex, ip, prefix })
         }
-        Content::Done | Content::Refused { .. } | Content::Other => None,
+        Content::Route { .. } | Content::Done | Content::Refused { .. } | Content::Other => None,
     }
 }
 
