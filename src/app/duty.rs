@@ -37,7 +37,7 @@ use crate::net::clock;
 use crate::vrrp::event::{State, Why};
 use crate::vrrp::machine::Memory;
 use crate::vrrpd;
-use crate::vrrpd::report::{Fitness, RouterStatus};
+use crate::vrrpd::report::{Fitness, Status};
 
 /// See the module's documentation.
 pub(super) struct Duty {
@@ -56,7 +56,7 @@ pub(super) struct Duty {
     proxy: Option<OwnedFd>,
     condition: Condition,
     said: Vec<Fitness>,
-    statuses: Vec<RouterStatus>,
+    status: Status,
     memories: Vec<(Arc<str>, Memory)>,
     scheduling: String,
     stage: Stage,
@@ -141,7 +141,7 @@ impl Duty {
             proxy: None,
             condition: Condition::new(count),
             said: Vec::new(),
-            statuses: Vec::new(),
+            status: Status::default(),
             memories: Vec::new(),
             scheduling: String::new(),
             stage: Stage::Steady,
@@ -154,9 +154,9 @@ impl Duty {
         &self.guard.0
     }
 
-    /// All routers, as last reported.
-    pub(super) fn statuses(&self) -> &[RouterStatus] {
-        &self.statuses
+    /// All routers, and what is for none of them, as last reported.
+    pub(super) fn status(&self) -> &Status {
+        &self.status
     }
 
     /// How the urgent thread is scheduled.
@@ -381,9 +381,9 @@ impl Duty {
 
     async fn on_message(&mut self, message: FromVrrp) -> DutyEvent {
         match message {
-            FromVrrp::Status(all) => {
-                self.memories = all.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
-                self.statuses = all;
+            FromVrrp::Status(status) => {
+                self.memories = status.routers.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
+                self.status = status;
                 self.mute_since = None;
                 self.backoff.ready(clock::now());
             }
@@ -391,7 +391,7 @@ impl Duty {
             FromVrrp::Changed { router, from, to, why } => {
                 // Whoever waits for a handover is told after whoever wants to know of every change.
                 self.then = if from == State::Active { self.handed(router, true) } else { None };
-                let priority = self.statuses.get(router).map_or(0, |status| status.priority);
+                let priority = self.status.routers.get(router).map_or(0, |status| status.priority);
                 return DutyEvent::Changed { router, to, why, priority };
             }
             FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
@@ -456,7 +456,7 @@ impl Duty {
     }
 
     fn held(&self) -> impl Iterator<Item = usize> + '_ {
-        self.statuses.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
+        self.status.routers.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
     }
 
     async fn drain(&mut self, of: BTreeSet<usize>, then: Then) -> DutyEvent {
