@@ -94,5 +94,8 @@ pub(super) fn describe(status: &Value) -> String {
             let _ = writeln!(out, "  not as it should be: {} {}", drop[1], text(&drop[0]));
         }
     }
+    for drop in status["vrrp"]["drops"].as_array().into_iter().flatten() {
+        let _ = writeln!(out, "\nheard, and for none of them: {} {}", drop[1], text(&drop[0]));
+    }
     out
 }

@@ -41,7 +41,7 @@ use crate::proxy::BoundListener;
 use crate::vrrp::event::{State, Why};
 use crate::vrrp::machine::Memory;
 use crate::vrrpd;
-use crate::vrrpd::report::{Fitness, RouterStatus};
+use crate::vrrpd::report::{Fitness, Status};
 
 /// See the module's documentation.
 pub(super) struct Duty {
@@ -62,7 +62,7 @@ pub(super) struct Duty {
     tracker: Tracker,
     notifier: Option<Notifier>,
     said: Vec<Fitness>,
-    statuses: Vec<RouterStatus>,
+    status: Status,
     memories: Vec<(Arc<str>, Memory)>,
     scheduling: String,
     stage: Stage,
@@ -151,7 +151,7 @@ impl Duty {
             tracker: Tracker::start(&config.routers, identity),
             notifier: Some(Notifier::start(identity, program)),
             said: Vec::new(),
-            statuses: Vec::new(),
+            status: Status::default(),
             memories: Vec::new(),
             scheduling: String::new(),
             stage: Stage::Steady,
@@ -164,9 +164,9 @@ impl Duty {
         &self.guard.0
     }
 
-    /// All routers, as last reported.
-    pub(super) fn statuses(&self) -> &[RouterStatus] {
-        &self.statuses
+    /// All routers, and what is for none of them, as last reported.
+    pub(super) fn status(&self) -> &Status {
+        &self.status
     }
 
     /// How the urgent thread is scheduled.
@@ -395,9 +395,9 @@ impl Duty {
 
     async fn on_message(&mut self, message: FromVrrp) -> DutyEvent {
         match message {
-            FromVrrp::Status(all) => {
-                self.memories = all.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
-                self.statuses = all;
+            FromVrrp::Status(status) => {
+                self.memories = status.routers.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
+                self.status = status;
                 self.mute_since = None;
                 self.backoff.ready(clock::now());
             }
@@ -425,7 +425,7 @@ impl Duty {
             router: Arc::clone(&config.name),
             state,
             why,
-            priority: self.statuses.get(router).map_or(config.priority.0, |status| status.priority),
+            priority: self.status.routers.get(router).map_or(config.priority.0, |status| status.priority),
             configured_priority: config.priority.0,
             node: self.node.as_str().into(),
             at: SystemTime::now(),
@@ -488,7 +488,7 @@ impl Duty {
     }
 
     fn held(&self) -> impl Iterator<Item = usize> + '_ {
-        self.statuses.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
+        self.status.routers.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
     }
 
     async fn drain(&mut self, of: BTreeSet<usize>, then: Then) -> DutyEvent {

@@ -79,8 +79,8 @@ pub enum Report {
     Trouble(String),
     /// Something worth a line.
     Remark(String),
-    /// All routers, after a change, and once a second: the thread lives.
-    Status(Vec<RouterStatus>),
+    /// Everything, after a change, and several times a second: the thread lives.
+    Status(Status),
     /// After [`Note::Stop`]: no router takes part, and no address is left.
     Stopped,
 }
@@ -171,6 +171,15 @@ impl Fitness {
             why: self.why.iter().chain(&other.why).cloned().collect(),
         }
     }
+}
+
+/// All there is to know, for `status`.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// As in the configuration.
+    pub routers: Vec<RouterStatus>,
+    /// What was heard and is for none of them, by name; only those that happened.
+    pub drops: Vec<(String, u64)>,
 }
 
 /// One virtual router, for `status` and for a successor of the process.

@@ -26,7 +26,7 @@ use crate::vrrp::packet::{Envelope, decode};
 use crate::vrrpd::arbiter::Arbiter;
 use crate::vrrpd::handover::{Doors, Handover};
 use crate::vrrpd::mailbox::{Mailbox, Post};
-use crate::vrrpd::report::{Finding, Interface, Note, Order, Report, RouterStatus};
+use crate::vrrpd::report::{Finding, Interface, Note, Order, Report, RouterStatus, Status};
 use crate::vrrpd::station::{Station, settings};
 use crate::vrrpd::tally::{Tally, Told};
 use crate::vrrpd::timeout_until;
@@ -418,7 +418,8 @@ impl Speaker {
             self.changed = false;
             self.status_at = now.after(STATUS_EVERY);
             let all = self.stations.iter().zip(self.cluster.routers());
-            self.say(Report::Status(all.map(|(station, router)| status(station, router, now)).collect()));
+            let routers = all.map(|(station, router)| status(station, router, now)).collect();
+            self.say(Report::Status(Status { routers, drops: self.strangers.drops() }));
         }
         if self.stopping {
             self.ended();

@@ -71,6 +71,7 @@ pub(crate) fn bascule(args: &[&str]) -> Output {
 
 /// A running `bascule run`.
 pub(crate) struct Instance {
+    program: PathBuf,
     child: Child,
     notify: UnixDatagram,
     dir: TempDir,
@@ -99,15 +100,16 @@ impl Instance {
         fs::write(dir.path().join("bascule.toml"), text).unwrap();
         let notify = UnixDatagram::bind(dir.path().join("notify")).unwrap();
         notify.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
-        let child = Command::new(program)
-            .args(["run", "-c"])
-            .arg(dir.path().join("bascule.toml"))
-            .env("NOTIFY_SOCKET", dir.path().join("notify"))
-            .stdin(Stdio::null())
-            .stderr(fs::File::create(dir.path().join("stderr")).unwrap())
-            .spawn()
-            .unwrap();
-        Self { child, notify, dir }
+        Self { program: program.to_owned(), child: launch(program, dir.path()), notify, dir }
+    }
+
+    /// Starts once more, in the same folder, without waiting; the one before must have ended.
+    pub(crate) fn restart(&mut self) {
+        assert!(!self.is_running());
+        // Its notices are no news.
+        let mut buffer = [0; 256];
+        while self.notify.recv(&mut buffer).is_ok() {}
+        self.child = launch(&self.program, self.dir.path());
     }
 
     pub(crate) fn dir(&self) -> &Path {
@@ -142,6 +144,10 @@ impl Instance {
 
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        matches!(self.child.try_wait(), Ok(None))
     }
 
     /// The proxy's pid, once there is one that carries its name.
@@ -182,6 +188,18 @@ impl Drop for Instance {
             eprintln!("--- log of {}\n{}---", self.dir.path().display(), self.log());
         }
     }
+}
+
+fn launch(program: &Path, dir: &Path) -> Child {
+    let log = fs::File::options().create(true).append(true).open(dir.join("stderr"));
+    Command::new(program)
+        .args(["run", "-c"])
+        .arg(dir.join("bascule.toml"))
+        .env("NOTIFY_SOCKET", dir.join("notify"))
+        .stdin(Stdio::null())
+        .stderr(log.unwrap())
+        .spawn()
+        .unwrap()
 }
 
 /// Sends `signal` to `pid`, which must be a process that the test started.

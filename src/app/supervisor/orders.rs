@@ -117,7 +117,8 @@ impl Supervisor<'_> {
                 "pid": duty.pid(),
                 "scheduling": duty.scheduling(),
                 "maintenance": duty.is_in_maintenance(),
-                "routers": duty.statuses(),
+                "routers": duty.status().routers,
+                "drops": duty.status().drops,
             })
         });
         json!({

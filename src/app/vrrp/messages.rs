@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::ipc::Channel;
 use crate::vrrp::event::{State, Why};
 use crate::vrrp::machine::Memory;
-use crate::vrrpd::report::{Fitness, RouterStatus};
+use crate::vrrpd::report::{Fitness, Status};
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,8 +55,8 @@ pub(in crate::app) struct Start {
 /// What the vrrp process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::app) enum FromVrrp {
-    /// All routers, after a change and several times a second.
-    Status(Vec<RouterStatus>),
+    /// Everything, after a change and several times a second.
+    Status(Status),
     /// How its urgent thread is scheduled.
     Scheduling(String),
     /// A router has changed its state.
