@@ -97,6 +97,24 @@ enum Then {
     HandOver,
 }
 
+/// What [`Duty::next`] has waited for.
+#[derive(Debug)]
+pub(super) enum Due {
+    /// There is more to be done at once.
+    Then,
+    Message(Result<FromVrrp, Lost>),
+    /// Another process is to be started.
+    Start,
+    /// What scripts and files say of a router has changed.
+    Tracked(usize, Fitness),
+    /// The patience with a proxy that is away is over.
+    Grace,
+    /// The time for a drain or a handover is over.
+    StageOver,
+    /// Nobody has spoken for the addresses for too long.
+    Mute,
+}
+
 /// What the supervisor is to do, or to know.
 #[derive(Debug)]
 pub(super) enum DutyEvent {
@@ -188,10 +206,10 @@ impl Duty {
         !matches!(self.stage, Stage::Stopped) && (self.child.is_some() || self.start_at.is_some())
     }
 
-    /// The next thing. Cancel-safe: channels that keep what came in part, and timers.
-    pub(super) async fn next(&mut self, program: &Program) -> DutyEvent {
-        if let Some(event) = self.then.take() {
-            return event;
+    /// What is due next, for [`Self::handle`]. Only waits: cancel-safe, for channels keep what came in part.
+    pub(super) async fn next(&mut self) -> Due {
+        if self.then.is_some() {
+            return Due::Then;
         }
         let grace = self.next_grace();
         let stage = match &self.stage {
@@ -200,31 +218,28 @@ impl Duty {
         };
         let mute = self.mute_since.map(|since| since + MUTE_LIMIT);
         tokio::select! {
-            message = next_message(&mut self.child) => match message {
-                Ok(message) => self.on_message(message).await,
-                Err(lost) => {
-                    self.lost(lost).await;
-                    DutyEvent::None
-                }
-            },
-            () = at(self.start_at) => {
-                self.start(program).await;
-                DutyEvent::None
-            }
-            (router, fitness) = self.tracker.changed() => {
-                self.set_tracked(router, fitness).await;
-                DutyEvent::None
-            }
-            () = at(grace) => {
-                self.say().await;
-                DutyEvent::None
-            }
-            () = at(stage) => self.on_stage_over().await,
-            () = at(mute) => {
-                self.on_mute();
-                DutyEvent::None
-            }
+            message = next_message(&mut self.child) => Due::Message(message),
+            () = at(self.start_at) => Due::Start,
+            (router, fitness) = self.tracker.changed() => Due::Tracked(router, fitness),
+            () = at(grace) => Due::Grace,
+            () = at(stage) => Due::StageOver,
+            () = at(mute) => Due::Mute,
         }
+    }
+
+    /// Does what is due. To be awaited to its end.
+    pub(super) async fn handle(&mut self, due: Due, program: &Program) -> DutyEvent {
+        match due {
+            Due::Then => return self.then.take().unwrap_or(DutyEvent::None),
+            Due::Message(Ok(message)) => return self.on_message(message).await,
+            Due::StageOver => return self.on_stage_over().await,
+            Due::Message(Err(lost)) => self.lost(lost).await,
+            Due::Start => self.start(program).await,
+            Due::Tracked(router, fitness) => self.set_tracked(router, fitness).await,
+            Due::Grace => self.say().await,
+            Due::Mute => self.on_mute(),
+        }
+        DutyEvent::None
     }
 
     // === the box

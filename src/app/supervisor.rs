@@ -32,7 +32,7 @@ use crate::app::admin::{Admin, AdminError, Answer};
 use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Lost, Program, descriptors};
-use crate::app::duty::{Duty, DutyEvent};
+use crate::app::duty::{Due, Duty};
 use crate::app::lock::{Lock, LockError};
 use crate::app::logs::{self, LogError};
 use crate::app::watchdog::heartbeat_interval;
@@ -110,6 +110,8 @@ struct Supervisor<'a> {
     started: Instant,
 }
 
+/// The vrrp process is watched as closely, however patient the operator is with the proxy.
+const WATCH_AT_LEAST: Duration = Duration::from_millis(250);
 /// Clients wait this long in the accept queues for the next proxy; then they are reset rather than left hanging.
 const UNSERVED_LIMIT: Duration = Duration::from_secs(5);
 /// For the proxy to write the rest of its logs once it is told to leave.
@@ -241,7 +243,7 @@ impl Signals {
 
 impl Supervisor<'_> {
     async fn serve(mut self, mut signals: Signals) -> Result<(), RunError> {
-        let mut watch = interval(heartbeat_interval(self.watchdog()));
+        let mut watch = interval(heartbeat_interval(self.watchdog()).min(WATCH_AT_LEAST));
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.unserved_since = Some(clock::now());
         self.start().await.map_err(RunError::Proxy)?;
@@ -253,7 +255,7 @@ impl Supervisor<'_> {
                 message = next_message(&mut self.proxy) => self.on_message(message).await,
                 () = at(self.stop_at) => self.on_stop_limit(),
                 () = at(self.start_at) => self.on_start_due().await,
-                event = next_duty(&mut self.duty, &self.program) => self.on_duty(event).await,
+                due = next_duty(&mut self.duty) => self.on_due(due).await,
                 asked = self.admin.next() => self.on_asked(asked).await,
                 _ = watch.tick() => self.on_watch().await,
             };
@@ -491,9 +493,9 @@ async fn next_message(proxy: &mut Option<Child>) -> Result<FromProxy, Lost> {
     }
 }
 
-async fn next_duty(duty: &mut Option<Duty>, program: &Program) -> DutyEvent {
+async fn next_duty(duty: &mut Option<Duty>) -> Due {
     match duty {
-        Some(duty) => duty.next(program).await,
+        Some(duty) => duty.next().await,
         None => std::future::pending().await,
     }
 }

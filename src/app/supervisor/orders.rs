@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
-use crate::app::duty::{DutyEvent, NO_TOKEN};
+use crate::app::duty::{Due, DutyEvent, NO_TOKEN};
 use crate::ipc::ToProxy;
 
 /// For addresses to be taken off without waiting for anybody.
@@ -68,13 +68,25 @@ impl Supervisor<'_> {
     pub(super) async fn stop_now(&mut self) -> Flow {
         if let Some(duty) = self.duty.as_mut().filter(|duty| duty.is_running()) {
             duty.stop_now().await;
-            let stopped =
-                timeout(AT_ONCE, async { while !matches!(duty.next(&self.program).await, DutyEvent::Stopped) {} });
+            let stopped = timeout(AT_ONCE, async {
+                loop {
+                    let due = duty.next().await;
+                    if let DutyEvent::Stopped = duty.handle(due, &self.program).await {
+                        return;
+                    }
+                }
+            });
             if stopped.await.is_err() {
                 warn!("the addresses did not go in time");
             }
         }
         ControlFlow::Break(Ok(()))
+    }
+
+    pub(super) async fn on_due(&mut self, due: Due) -> Flow {
+        let Some(duty) = &mut self.duty else { return ControlFlow::Continue(()) };
+        let event = duty.handle(due, &self.program).await;
+        self.on_duty(event).await
     }
 
     pub(super) async fn on_duty(&mut self, event: DutyEvent) -> Flow {
