@@ -527,12 +527,19 @@ impl Duty {
 
     /// Has the addresses offered to the peer.
     async fn give(&mut self, of: BTreeSet<usize>, then: Then) {
+        self.stage = Stage::Steady;
         match then {
             Then::Stop => {
                 self.stage = Stage::Stopping;
                 self.tell(ToVrrp::Stop).await;
             }
             Then::HandOver => {
+                // Some may have been lost meanwhile.
+                let of: BTreeSet<usize> = self.held().filter(|router| of.contains(router)).collect();
+                if of.is_empty() {
+                    self.then = Some(DutyEvent::HandedOver(false));
+                    return;
+                }
                 let routers: Vec<usize> = of.iter().copied().collect();
                 self.stage = Stage::Handing { of, failed: false, until: Instant::now() + HANDOVER_LIMIT };
                 for router in routers {
