@@ -329,6 +329,10 @@ impl Keeper {
                 Ok(Added::New | Added::Ours) => {}
                 Ok(Added::Adopted) if noted.contains_key(&address.ip) => {}
                 Ok(Added::Adopted) => {
+                    // Not ours to remove, whoever reads the note.
+                    if let Err(e) = self.journal.forget([address]) {
+                        self.say(Report::Trouble(e.to_string()));
+                    }
                     let seat = &mut self.seats[i];
                     if !seat.adopted.contains(&address.ip) {
                         seat.adopted.push(address.ip);
