@@ -60,19 +60,36 @@ impl Cluster {
         }
     }
 
-    /// What a router can do has changed. One without a link keeps its whole group from holding anything.
+    /// Has a router give its addresses to a peer, and the rest of its group with it: one after the other, the peer's would
+    /// take the first, find its twins still held, and give it back.
+    pub fn hand_over(&mut self, index: usize, now: Micros) {
+        let Some(group) = self.members.get(index).map(|member| member.group) else { return };
+        for i in 0..self.members.len() {
+            if i == index || (group.is_some() && self.members[i].group == group) {
+                self.with(i, now, |router| router.hand_over(now));
+            }
+        }
+    }
+
+    /// What a router can do has changed. A group can do what all of it can: it gives everything away, or takes it, at once.
     pub fn set_condition(&mut self, index: usize, condition: Condition, now: Micros) {
         let Some(member) = self.members.get_mut(index) else { return };
         member.condition = condition;
         let group = member.group;
-        let linked = group.is_none() || self.members.iter().filter(|m| m.group == group).all(|m| m.condition.link);
         let concerned = |i: usize, m: &Member| i == index || (group.is_some() && m.group == group);
+        let all = || self.members.iter().enumerate().filter(|(i, m)| concerned(*i, m)).map(|(_, m)| m.condition);
+        let common = Condition {
+            link: false,
+            fit: all().all(|c| c.fit && (c.link || group.is_none())),
+            ready: all().all(|c| c.ready),
+            adjust: all().map(|c| c.adjust).min().unwrap_or(0),
+        };
         let changes: Vec<_> = self
             .members
             .iter()
             .enumerate()
             .filter(|(i, m)| concerned(*i, m))
-            .map(|(i, m)| (i, Condition { fit: m.condition.fit && linked, ..m.condition }))
+            .map(|(i, m)| (i, Condition { link: m.condition.link, ..common }))
             .filter(|(i, condition)| self.get(*i).is_some_and(|router| router.condition() != *condition))
             .collect();
         for (i, condition) in changes {

@@ -457,8 +457,12 @@ impl VirtualRouter {
 
     /// The rest of its sync group has taken its addresses.
     pub fn follow_up(&mut self, now: Micros) {
-        if let Role::Backup(_) = self.role {
+        if let Role::Backup(backup) = &self.role {
+            let inherited = backup.wait == Wait::Resigned;
             self.promote(Why::Group, now);
+            if let Role::Active(active) = &mut self.role {
+                active.inherited = inherited;
+            }
         }
     }
 

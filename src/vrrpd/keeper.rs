@@ -355,6 +355,10 @@ impl Keeper {
                 Ok(Added::New | Added::Ours) => {}
                 Ok(Added::Adopted) if noted.contains_key(&address.ip) => {}
                 Ok(Added::Adopted) => {
+                    // Not ours to remove, whoever reads the note.
+                    if let Err(e) = self.journal.forget([address]) {
+                        self.say(Report::Trouble(e.to_string()));
+                    }
                     let seat = &mut self.seats[i];
                     if !seat.adopted.contains(&address.ip) {
                         seat.adopted.push(address.ip);
@@ -439,10 +443,8 @@ impl Keeper {
     /// Takes the addresses off the box.
     fn take_off(&mut self, i: usize) {
         let seat = &mut self.seats[i];
+        // What kept them off this box does so until `retry_at`, or they would be back as soon as they have moved.
         (seat.held, seat.leaving) = (false, None);
-        if seat.retry_at.take().is_some() {
-            self.speaker.send(Note::Able(i, true));
-        }
         let adopted = std::mem::take(&mut self.seats[i].adopted);
         let ours: Vec<VirtualAddress> = self.seats[i].all().filter(|a| !adopted.contains(&a.ip)).cloned().collect();
         for address in &ours {

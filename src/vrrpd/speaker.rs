@@ -269,10 +269,10 @@ impl Speaker {
                 self.cluster.with(i, now, |router| router.released(now));
                 self.ended();
             }
-            Note::HandOver(Some(i)) => self.cluster.with(i, now, |router| router.hand_over(now)),
+            Note::HandOver(Some(i)) => self.cluster.hand_over(i, now),
             Note::HandOver(None) => {
                 for i in 0..self.stations.len() {
-                    self.cluster.with(i, now, |router| router.hand_over(now));
+                    self.cluster.hand_over(i, now);
                 }
             }
             Note::Stop | Note::StopNow => {

@@ -76,6 +76,29 @@ fn a_group_rises_and_falls_together_and_nobody_else_with_it() {
 }
 
 #[test]
+fn a_group_is_handed_over_at_once_and_can_do_what_all_of_it_can() {
+    let resigning = |cluster: &mut Cluster| -> Vec<usize> {
+        let actions = drain(cluster).into_iter();
+        actions.filter(|(_, action)| *action == Action::Advertise(Priority::RESIGN)).map(|(i, _)| i).collect()
+    };
+    let mut cluster = pair();
+    cluster.handle_timeout(Micros(4 * SECOND));
+    drain(&mut cluster);
+    cluster.hand_over(1, Micros(5 * SECOND));
+    assert_eq!(resigning(&mut cluster), [0, 1]);
+
+    let mut cluster = pair();
+    cluster.handle_timeout(Micros(4 * SECOND));
+    drain(&mut cluster);
+    cluster.set_condition(1, Condition { adjust: -20, ready: false, ..GOOD }, Micros(5 * SECOND));
+    let priorities: Vec<_> = cluster.routers().map(|r| r.priority().0).collect();
+    assert_eq!(priorities, [130, 130, 150]);
+    assert_eq!(cluster.routers().map(|r| r.condition().ready).collect::<Vec<_>>(), [false, false, true]);
+    cluster.set_condition(0, Condition { fit: false, ..GOOD }, Micros(6 * SECOND));
+    assert_eq!(resigning(&mut cluster), [0, 1]);
+}
+
+#[test]
 fn one_without_a_link_makes_its_group_unfit_and_only_its_group() {
     let mut cluster = pair();
     cluster.handle_timeout(Micros(4 * SECOND));
