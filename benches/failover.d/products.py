@@ -295,8 +295,10 @@ track_pools = ["web"]
         self.command(self.tool("stop"))
 
     def reload(self):
-        self.configure()
-        self.command(self.tool("reload"))
+        """A file is read at start: the box is started anew."""
+        self.main.signal(signal.SIGTERM)
+        self.main.child.wait(40)
+        self.start()
 
     def handover(self):
         self.command(self.tool("vrrp", "handover"))
