@@ -11,6 +11,8 @@
 //!        │◀──────────── stopped, changed ──────┤
 //! ```
 
+mod handover;
+
 use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::{IpAddr, TcpListener};
@@ -22,7 +24,7 @@ use std::time::{Duration, SystemTime};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::time::Instant;
-use tracing::{debug, error, info, warn};
+use tracing::{debug, error, warn};
 
 use crate::app::at;
 use crate::app::backoff::Backoff;
@@ -68,7 +70,14 @@ pub(super) struct Duty {
     stage: Stage,
     /// What is to be said next.
     then: Option<DutyEvent>,
+    /// How often the proxy must become quiet yet until a peer that has taken over need not wait.
+    rounds: u32,
+    /// The proxy was told to be quiet.
+    quiet: bool,
 }
+
+/// What was in the accept queues in the first round is accepted, and waited for, in the second.
+const ROUNDS: u32 = 2;
 
 /// What is under way.
 #[derive(Debug)]
@@ -174,6 +183,8 @@ impl Duty {
             scheduling: String::new(),
             stage: Stage::Steady,
             then: None,
+            rounds: 0,
+            quiet: false,
         }))
     }
 
@@ -419,10 +430,15 @@ impl Duty {
             FromVrrp::Scheduling(text) => self.scheduling = text,
             FromVrrp::Changed { router, from, to, why } => {
                 self.notify(router, to, why);
-                let over = if from == State::Active { self.handed(router, true) } else { None };
-                return over.unwrap_or(DutyEvent::None);
+                if from == State::Active {
+                    return self.left(router);
+                }
             }
             FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
+            FromVrrp::Held => {
+                self.rounds = ROUNDS;
+                return self.quiet(true);
+            }
             FromVrrp::Leaving { token, addresses } => return DutyEvent::Abort { addresses, token },
             FromVrrp::Left { addresses } => return DutyEvent::Abort { addresses, token: NO_TOKEN },
             FromVrrp::Stopped => {
@@ -447,135 +463,6 @@ impl Duty {
             command: config.notify.clone(),
             webhook: config.webhook.clone(),
         });
-    }
-
-    // === handovers
-
-    /// Gives the addresses of router `name`, or of all, to a peer; [`DutyEvent::HandedOver`] follows.
-    ///
-    /// # Errors
-    /// Why not, for the operator.
-    pub(super) async fn hand_over(&mut self, name: Option<&str>) -> Result<DutyEvent, String> {
-        if !matches!(self.stage, Stage::Steady) {
-            return Err("a handover or a stop is under way".to_owned());
-        }
-        if let Some(name) = name
-            && !self.routers.iter().any(|router| *router.name == *name)
-        {
-            return Err(format!("there is no virtual router \"{name}\""));
-        }
-        let of: BTreeSet<usize> =
-            self.held().filter(|i| name.is_none_or(|name| *self.routers[*i].name == *name)).collect();
-        if of.is_empty() {
-            return Err("this box does not hold the addresses".to_owned());
-        }
-        Ok(self.drain(of, Then::HandOver).await)
-    }
-
-    /// Begins to stop: [`DutyEvent::Stopped`] follows.
-    pub(super) async fn stop(&mut self) -> DutyEvent {
-        if self.child.is_none() {
-            self.stop_without();
-            return DutyEvent::None;
-        }
-        let of = self.held().collect();
-        self.drain(of, Then::Stop).await
-    }
-
-    /// Lets go without waiting for anybody.
-    pub(super) async fn stop_now(&mut self) {
-        self.stage = Stage::Stopping;
-        match self.child {
-            Some(_) => self.tell(ToVrrp::StopNow).await,
-            None => self.stop_without(),
-        }
-    }
-
-    /// Ends the process.
-    pub(super) async fn end(&mut self) {
-        self.stage = Stage::Stopped;
-        if let Some(child) = self.child.take() {
-            child.end(LEAVE_LIMIT).await;
-        }
-        if let Some(notifier) = self.notifier.take() {
-            notifier.finish(NOTIFY_LIMIT).await;
-        }
-    }
-
-    fn held(&self) -> impl Iterator<Item = usize> + '_ {
-        self.status.routers.iter().enumerate().filter(|(_, status)| status.state == State::Active).map(|(i, _)| i)
-    }
-
-    async fn drain(&mut self, of: BTreeSet<usize>, then: Then) -> DutyEvent {
-        let longest = of.iter().map(|i| self.routers[*i].handover_drain).max().unwrap_or_default();
-        if longest.is_zero() || !self.condition.serving {
-            self.give(of, then).await;
-            return DutyEvent::None;
-        }
-        info!(limit = ?longest, "before the addresses go: requests under way are finished");
-        self.stage = Stage::Draining { of, until: Instant::now() + longest, then };
-        DutyEvent::Quiet(true)
-    }
-
-    /// Nothing that was under way when the drain began is left, or the time for it is over.
-    pub(super) async fn quieted(&mut self) {
-        match std::mem::replace(&mut self.stage, Stage::Steady) {
-            Stage::Draining { of, then, .. } => self.give(of, then).await,
-            other => self.stage = other,
-        }
-    }
-
-    /// Has the addresses offered to the peer.
-    async fn give(&mut self, of: BTreeSet<usize>, then: Then) {
-        self.stage = Stage::Steady;
-        match then {
-            Then::Stop => {
-                self.stage = Stage::Stopping;
-                self.tell(ToVrrp::Stop).await;
-            }
-            Then::HandOver => {
-                // Some may have been lost meanwhile.
-                let of: BTreeSet<usize> = self.held().filter(|router| of.contains(router)).collect();
-                if of.is_empty() {
-                    self.then = Some(DutyEvent::HandedOver(false));
-                    return;
-                }
-                let routers: Vec<usize> = of.iter().copied().collect();
-                self.stage = Stage::Handing { of, failed: false, until: Instant::now() + HANDOVER_LIMIT };
-                for router in routers {
-                    self.tell(ToVrrp::HandOver { router: Some(router) }).await;
-                }
-            }
-        }
-    }
-
-    /// A router has given its addresses away, or could not; the event when it was the last.
-    fn handed(&mut self, router: usize, given: bool) -> Option<DutyEvent> {
-        let Stage::Handing { of, failed, .. } = &mut self.stage else { return None };
-        if !of.remove(&router) {
-            return None;
-        }
-        *failed |= !given;
-        if !of.is_empty() {
-            return None;
-        }
-        let taken = !*failed;
-        self.stage = Stage::Steady;
-        Some(DutyEvent::HandedOver(taken))
-    }
-
-    async fn on_stage_over(&mut self) -> DutyEvent {
-        match self.stage {
-            Stage::Draining { .. } => {
-                self.quieted().await;
-                DutyEvent::None
-            }
-            Stage::Handing { .. } => {
-                self.stage = Stage::Steady;
-                DutyEvent::HandedOver(false)
-            }
-            Stage::Steady | Stage::Stopping | Stage::Stopped => DutyEvent::None,
-        }
     }
 }
 

@@ -389,7 +389,8 @@ impl Supervisor<'_> {
             Ok(FromProxy::Drained) => warn!("the proxy says it has drained, unasked"),
             Ok(FromProxy::Quieted) => {
                 if let Some(duty) = &mut self.duty {
-                    duty.quieted().await;
+                    let event = duty.quieted().await;
+                    return self.on_duty(event).await;
                 }
             }
             Ok(FromProxy::Aborted { token }) => {

@@ -162,8 +162,8 @@ struct Backup {
     heard: Micros,
     /// Arbitration is under way until then at most.
     arbitrating: Option<Micros>,
-    /// We held the addresses beside somebody else, who is to announce them once ours are gone.
-    last_word: bool,
+    /// To be said once our addresses are gone, so that whoever has them now announces them.
+    last_word: Option<Priority>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -182,6 +182,8 @@ struct Active {
     phase: Phase,
     /// The predecessor resigned, and may serve still.
     inherited: bool,
+    /// The addresses are on this box.
+    acquired: bool,
     /// Somebody else who speaks for the addresses, since when, and when it was last heard.
     rival: Option<(Micros, Micros)>,
     /// The same of somebody who cannot understand us.
@@ -211,14 +213,12 @@ enum Cause {
     Group,
 }
 
-/// How long a peer that has taken over from one who resigned waits until it announces: what its predecessor has accepted is
-/// answered in that time, and nothing is lost to it, for the predecessor serves on.
-const SETTLE: Duration = Duration::from_millis(14);
+/// How long a peer that has taken over from one who resigned waits at most until it announces: what its predecessor has
+/// accepted is answered in that time, and nothing is lost to it, for the predecessor serves on. One that is done sooner says
+/// priority 0 once more.
+const SETTLE: Duration = Duration::from_millis(32);
 /// A link must have been up for so long: ports that come up bounce.
 const LINK_SETTLE: Duration = Duration::from_millis(500);
-/// So many unplanned losses within the window, and this box does not preempt for as long.
-const LOSSES: usize = 3;
-const LOSS_WINDOW: Duration = Duration::from_secs(600);
 
 impl VirtualRouter {
     /// A router that does nothing until [`Self::start`].
@@ -536,18 +536,6 @@ impl VirtualRouter {
         }
     }
 
-    /// An unplanned loss: a box that loses them again and again had better not take them.
-    fn lost(&mut self, now: Micros) {
-        self.losses.push_back(now);
-        while self.losses.len() > LOSSES {
-            self.losses.pop_front();
-        }
-        if self.losses.len() == LOSSES && self.losses.front().is_some_and(|first| now.since(*first) <= LOSS_WINDOW) {
-            self.held_until = now.after(LOSS_WINDOW);
-            self.push(Action::Report(Event::PreemptionHeld { until: self.held_until }));
-        }
-    }
-
     fn promote(&mut self, why: Why, now: Micros) {
         self.take(why, Phase::Holding, now);
         // First the word, then the addresses: whoever held them lets go meanwhile (RFC 9568 6.4.2 (405)).
@@ -560,6 +548,7 @@ impl VirtualRouter {
             next_advert: now,
             phase,
             inherited: why == Why::PeerResigned,
+            acquired: false,
             rival: None,
             deaf: None,
             offer_at: (!self.condition.fit).then(|| now.after(active::OFFER_AGAIN)),
@@ -577,7 +566,7 @@ impl VirtualRouter {
             master,
             heard: basis,
             arbitrating: None,
-            last_word: false,
+            last_word: None,
         }
     }
 

@@ -29,6 +29,8 @@ pub enum Note {
     Restored(usize),
     /// What the rest of the box says of the router.
     Fitness(usize, Fitness),
+    /// What was under way when peers took over has been answered.
+    Finished,
     /// Hand over this router, or all.
     HandOver(Option<usize>),
     /// Hand over what can be, end in any case; [`Report::Stopped`] follows.
@@ -73,6 +75,8 @@ pub enum Report {
         /// The addresses.
         addresses: Vec<IpAddr>,
     },
+    /// A peer has taken over, and waits until what is under way has been answered: see to it, then [`Note::Finished`].
+    Held,
     /// They have left: end what came in between.
     Left(Vec<IpAddr>),
     /// Something that is wrong with the box, as a sentence.

@@ -269,6 +269,11 @@ impl Speaker {
                 self.cluster.with(i, now, |router| router.released(now));
                 self.ended();
             }
+            Note::Finished => {
+                for i in 0..self.stations.len() {
+                    self.cluster.with(i, now, Machine::finished);
+                }
+            }
             Note::HandOver(Some(i)) => self.cluster.hand_over(i, now),
             Note::HandOver(None) => {
                 for i in 0..self.stations.len() {
@@ -365,6 +370,7 @@ impl Speaker {
                     if let Some(handover) = &mut station.handover {
                         handover.close();
                     }
+                    self.say(Report::Held);
                 }
                 Action::Unhold => open_doors(station, &self.keeper),
                 Action::Release => {

@@ -69,7 +69,9 @@ fn a_link_that_goes_down_costs_the_address_until_it_is_back() {
     let second = Bascule::start(two, &router(51, 100, ""));
     for down_and_up in [
         // By the administrator, and by the cable.
-        [&(|| one.ip(&format!("link set {INTERFACE} down"))) as &dyn Fn(), &|| one.ip(&format!("link set {INTERFACE} up"))],
+        [&(|| one.ip(&format!("link set {INTERFACE} down"))) as &dyn Fn(), &|| {
+            one.ip(&format!("link set {INTERFACE} up"))
+        }],
         [&|| lab.set_port(1, "down"), &|| lab.set_port(1, "up")],
     ] {
         second.wait_until_heard("r51", 2);

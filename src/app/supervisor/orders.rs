@@ -8,7 +8,7 @@ use tracing::{info, warn};
 
 use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
-use crate::app::duty::{Due, DutyEvent, NO_TOKEN};
+use crate::app::duty::{Due, Duty, DutyEvent, NO_TOKEN};
 use crate::ipc::ToProxy;
 
 /// For addresses to be taken off without waiting for anybody.
@@ -117,7 +117,8 @@ impl Supervisor<'_> {
                     };
                     let _ = reply.send(answer);
                 }
-                self.tell(ToProxy::Quiet { on: false }, &[]).await
+                let event = self.duty.as_mut().map_or(DutyEvent::None, Duty::resume);
+                Box::pin(self.on_duty(event)).await
             }
         }
     }

@@ -28,6 +28,8 @@ pub(in crate::app) enum ToVrrp {
     Stop,
     /// The same without waiting for anybody.
     StopNow,
+    /// The answer to [`FromVrrp::Held`].
+    Finished,
     /// The answer to [`FromVrrp::Leaving`].
     Aborted {
         /// As there.
@@ -75,6 +77,8 @@ pub(in crate::app) enum FromVrrp {
         /// Of this router.
         router: usize,
     },
+    /// A peer has taken over, and waits until what is under way has been answered; then [`ToVrrp::Finished`].
+    Held,
     /// Connections to these addresses are to be reset, then [`ToVrrp::Aborted`].
     Leaving {
         /// To be given back.

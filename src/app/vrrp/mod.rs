@@ -209,6 +209,7 @@ impl Guardian {
             ToVrrp::HandOver { router } => self.speaker.send(Note::HandOver(router)),
             ToVrrp::Stop => self.speaker.send(Note::Stop),
             ToVrrp::StopNow => self.speaker.send(Note::StopNow),
+            ToVrrp::Finished => self.speaker.send(Note::Finished),
             ToVrrp::Aborted { token } => self.keeper.send(Order::Aborted(token)),
             ToVrrp::Start(_) | ToVrrp::End => warn!("unexpected message from the supervisor"),
         }
@@ -247,6 +248,7 @@ impl Guardian {
             Report::Trouble(text) => return warn!("{text}"),
             Report::Remark(text) => return info!("{text}"),
             Report::Leaving { token, addresses } => FromVrrp::Leaving { token, addresses },
+            Report::Held => FromVrrp::Held,
             Report::Left(addresses) => FromVrrp::Left { addresses },
             Report::Status(all) => FromVrrp::Status(all),
             Report::Stopped => FromVrrp::Stopped,

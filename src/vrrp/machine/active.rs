@@ -16,6 +16,10 @@ pub(super) const OFFER_AGAIN: Duration = Duration::from_secs(10);
 /// Extra advertisements are at least so far apart, whoever provokes them.
 const EXTRA_GAP: Duration = Duration::from_millis(10);
 
+/// So many unplanned losses within the window, and this box does not preempt for as long.
+const LOSSES: usize = 3;
+const LOSS_WINDOW: Duration = Duration::from_secs(600);
+
 /// How long an offer stands: whoever is there has answered by then, whatever its priority.
 pub(super) fn longest_offer(version: Version, interval: Interval) -> Duration {
     skew(version, Priority::LAST, interval) + OFFER_MARGIN
@@ -37,7 +41,8 @@ impl Active {
 impl VirtualRouter {
     /// The addresses are on this box.
     pub fn acquired(&mut self, now: Micros) {
-        let Role::Active(active) = &self.role else { return };
+        let Role::Active(active) = &mut self.role else { return };
+        active.acquired = true;
         let settle = if active.inherited { SETTLE } else { Duration::ZERO };
         let repeat = self.settings.repeat.iter().copied();
         let again = AGAIN.into_iter().filter(|_| active.inherited);
@@ -48,11 +53,16 @@ impl VirtualRouter {
     /// The addresses are off this box.
     pub fn released(&mut self, _now: Micros) {
         if let Role::Backup(backup) = &mut self.role
-            && std::mem::take(&mut backup.last_word)
+            && let Some(word) = backup.last_word.take()
         {
-            // keepalived's `higher_prio_send_advert`, of the least priority, so that nobody yields to it: a winner that
-            // never heard us hears a rival now, and announces the addresses that were ours until just now.
-            self.push(Action::Advertise(Priority::LAST));
+            self.push(Action::Advertise(word));
+        }
+    }
+
+    /// What was under way when a peer took over has been answered: it need not wait with its announcement.
+    pub fn finished(&mut self) {
+        if let Role::Active(Active { phase: Phase::Lingering { .. }, .. }) = &self.role {
+            self.push(Action::Advertise(Priority::RESIGN));
         }
     }
 
@@ -95,8 +105,9 @@ impl VirtualRouter {
                 self.push(Action::Hold);
             }
             Phase::Listening { .. } if !resigns => self.overtaken(said, now),
-            // RFC 9568 6.4.3 (705).
+            // RFC 9568 6.4.3 (705). It may be the one that we have inherited from, done with what it had accepted.
             Phase::Holding | Phase::Listening { .. } if resigns => {
+                active.inherited = false;
                 self.advertise(now);
                 self.announcements.contest(now);
                 self.announce_due(now);
@@ -203,7 +214,7 @@ impl VirtualRouter {
     }
 
     pub(super) fn announcements_next(&self, active: &Active) -> Option<Micros> {
-        self.announcements.next().filter(|_| !matches!(active.phase, Phase::Listening { .. }))
+        self.announcements.next().filter(|_| active.acquired && !matches!(active.phase, Phase::Listening { .. }))
     }
 
     pub(super) fn announce_due(&mut self, now: Micros) {
@@ -273,7 +284,13 @@ impl VirtualRouter {
     /// Lets go because `said` holds the addresses.
     pub(super) fn yield_to(&mut self, said: Said, why: Why, now: Micros) {
         let mut backup = self.new_backup(Some(said), now);
-        backup.last_word = why != Why::Unfit;
+        backup.last_word = Some(match why {
+            // The successor waits until we are done.
+            Why::Unfit => Priority::RESIGN,
+            // keepalived's `higher_prio_send_advert`, of the least priority, so that nobody yields to it: a winner that never
+            // heard us hears a rival now, and announces the addresses that were ours until just now.
+            _ => Priority::LAST,
+        });
         self.release(Role::Backup(backup), why, now);
     }
 
@@ -287,5 +304,17 @@ impl VirtualRouter {
     pub(super) fn loses_to(&self, said: &Said) -> bool {
         let ours = self.priority();
         said.priority > ours || (said.priority == ours && self.own.is_some_and(|own| said.source > own))
+    }
+
+    /// An unplanned loss: a box that loses them again and again had better not take them.
+    pub(super) fn lost(&mut self, now: Micros) {
+        self.losses.push_back(now);
+        while self.losses.len() > LOSSES {
+            self.losses.pop_front();
+        }
+        if self.losses.len() == LOSSES && self.losses.front().is_some_and(|first| now.since(*first) <= LOSS_WINDOW) {
+            self.held_until = now.after(LOSS_WINDOW);
+            self.push(Action::Report(Event::PreemptionHeld { until: self.held_until }));
+        }
     }
 }

@@ -175,10 +175,46 @@ fn a_resignation_is_followed_after_the_skew_and_announced_once_the_predecessor_i
     assert_eq!((doings(&done), whys(&done)), (vec![advertise(100), Action::Acquire], vec![Why::PeerResigned]));
     b.router.acquired(b.now());
     assert_eq!(b.actions(), []);
-    assert_eq!(b.run_to(1_123), []);
-    assert_eq!(b.run_to(1_124), [Action::Announce]);
-    let bursts = b.run_to(2_130).iter().filter(|a| **a == Action::Announce).count();
+    assert_eq!(b.run_to(1_141), []);
+    assert_eq!(b.run_to(1_142), [Action::Announce]);
+    let bursts = b.run_to(2_150).iter().filter(|a| **a == Action::Announce).count();
     assert_eq!(bursts, 2, "again after 100 ms and after 1 s");
+}
+
+#[test]
+fn a_predecessor_that_is_done_is_not_waited_for() {
+    let inherited = || {
+        let mut b = Bench::backup(settings());
+        b.hear(said(PEER, 150));
+        b.hear(said(PEER, 0));
+        b.run_to(610);
+        assert_eq!(b.state(), State::Active);
+        b
+    };
+    let mut b = inherited();
+    b.router.acquired(b.now());
+    b.ms += 3;
+    assert_eq!(b.hear(said(PEER, 0)), [advertise(100), Action::Announce]);
+    // Done before the address is here: nothing is announced that is not.
+    let mut b = inherited();
+    assert_eq!(b.hear(said(PEER, 0)), [advertise(100)]);
+    b.router.acquired(b.now());
+    assert_eq!(b.actions(), [Action::Announce]);
+}
+
+#[test]
+fn who_lingers_says_when_it_is_done_and_nobody_else_does() {
+    let mut b = Bench::active(settings());
+    b.router.finished();
+    assert_eq!(b.actions(), []);
+    b.router.hand_over(b.now());
+    b.hear(said(PEER, 50));
+    b.actions();
+    b.router.finished();
+    assert_eq!(b.actions(), [advertise(0)]);
+    b.run_to(b.ms + 300);
+    b.router.finished();
+    assert_eq!(b.state(), State::Backup);
 }
 
 #[test]
@@ -313,7 +349,7 @@ fn a_box_that_cannot_serve_offers_the_address_and_keeps_it_until_somebody_takes_
     let done = b.hear(said(PEER, 50));
     assert_eq!((doings(&done), whys(&done)), (vec![Action::Release], vec![Why::Unfit]));
     b.router.released(b.now());
-    assert_eq!(b.actions(), [], "the successor knows that it is one");
+    assert_eq!(b.actions(), [advertise(0)], "the successor need not wait any longer");
 }
 
 #[test]
