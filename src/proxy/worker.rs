@@ -204,12 +204,6 @@ impl Worker {
     pub(crate) fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
     }
-
-    /// Whether a connection that waits for a request is to be closed. One that was just opened (`first`) gets its answer
-    /// unless the process leaves.
-    pub(crate) fn ends_idle(&self, first: bool) -> bool {
-        self.draining() || (!first && self.clients.is_quiet())
-    }
 }
 
 impl View {

@@ -51,6 +51,10 @@ use crate::time::Millis;
 const LINGER_IDLE: Duration = Duration::from_secs(5);
 const LINGER_TOTAL: Duration = Duration::from_secs(30);
 
+/// While the proxy is to become quiet: how long a connection may be idle yet. One that is in use is used again before, and
+/// ends with that answer; closed at once, it could be closed just as its next request is on the way.
+const QUIET_IDLE: Duration = Duration::from_millis(500);
+
 /// A client connection.
 pub(crate) struct Conn<C: Transport> {
     io: C,
@@ -147,10 +151,18 @@ impl<C: Transport> Conn<C> {
         }
         let patience = if first || !stash.is_empty() { http.header_timeout } else { http.keepalive_timeout };
         self.timer.set(worker.now().after(patience));
-        poll_fn(|cx| self.poll_head(cx, &mut stash, first)).await
+        // Who has just connected gets its answer.
+        let mut may_hurry = !first;
+        poll_fn(|cx| self.poll_head(cx, &mut stash, first, &mut may_hurry)).await
     }
 
-    fn poll_head(&self, cx: &mut Context<'_>, stash: &mut Vec<u8>, first: bool) -> Poll<Option<Arrival>> {
+    fn poll_head(
+        &self,
+        cx: &mut Context<'_>,
+        stash: &mut Vec<u8>,
+        first: bool,
+        may_hurry: &mut bool,
+    ) -> Poll<Option<Arrival>> {
         let http = &self.listener.http;
         let worker = &self.worker;
         loop {
@@ -181,8 +193,13 @@ impl<C: Transport> Conn<C> {
                         false => Some(Arrival { scratch: worker.scratch.take(), buf, outcome: Outcome::TimedOut }),
                     });
                 }
-                Poll::Pending if stash.is_empty() && worker.ends_idle(first) && !self.has_arrived() => {
+                Poll::Pending if stash.is_empty() && worker.draining() && !self.has_arrived() => {
                     return Poll::Ready(None);
+                }
+                Poll::Pending if stash.is_empty() && *may_hurry && worker.clients.is_quiet() => {
+                    *may_hurry = false;
+                    self.timer.set(worker.now().after(QUIET_IDLE));
+                    return Poll::Pending;
                 }
                 Poll::Pending => return Poll::Pending,
             }
