@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 
 use bascule::balance::Flow;
 use bascule::config::model::{
-    Algorithm, Consistent, Pool as Config, Retry, RetryBudget, RetryOn, ServerAddress, ServerSpec,
+    Algorithm, Consistent, HealthCheck, Pool as Config, Probe, Retry, RetryBudget, RetryOn, ServerAddress, ServerSpec,
 };
+use bascule::health::Thresholds;
 use bascule::pool::{Lease, Pool, Tried};
 use bascule::template::Template;
 use bascule::time::Millis;
@@ -32,12 +33,18 @@ fn main() {
     ];
     for (name, algorithm) in &algorithms {
         for servers in [3, 100] {
-            let pool = build(algorithm, servers);
+            let pool = build(algorithm, servers, None);
             report(&format!("pick/{name}/{servers}"), PICKS, || pick_all(&pool));
         }
     }
+    for (name, algorithm) in &algorithms[..2] {
+        for servers in [3, 100] {
+            let pool = build(algorithm, servers, Some(checks()));
+            report(&format!("pick_checked/{name}/{servers}"), PICKS, || pick_all(&pool));
+        }
+    }
     for (name, algorithm) in &algorithms[5..7] {
-        report(&format!("build/{name}/100"), 1, || drop(black_box(build(algorithm, 100))));
+        report(&format!("build/{name}/100"), 1, || drop(black_box(build(algorithm, 100, None))));
     }
 }
 
@@ -62,7 +69,17 @@ fn report(name: &str, operations: u32, mut run: impl FnMut()) {
     println!("{name:<28} {:>12.1} ns/op", best.as_secs_f64() * 1e9 / f64::from(operations));
 }
 
-fn build(algorithm: &Algorithm, servers: u16) -> Pool {
+fn checks() -> Arc<HealthCheck> {
+    Arc::new(HealthCheck {
+        probe: Probe::Tcp,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        thresholds: Thresholds { rise: 2, fall: 3 },
+        port: None,
+    })
+}
+
+fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthCheck>>) -> Pool {
     let spec = |n: u16| ServerSpec {
         address: ServerAddress::Ip(SocketAddr::from((Ipv4Addr::LOCALHOST, 10_000 + n))),
         name: n.to_string().into(),
@@ -89,6 +106,7 @@ fn build(algorithm: &Algorithm, servers: u16) -> Pool {
         connect_timeout: Duration::from_secs(5),
         retry: Retry { retries: 2, on: RetryOn::default(), timeout: None, non_idempotent: false },
         retry_budget: RetryBudget { percent: 20, min: 3 },
+        health_check,
     };
     let address = |spec: &ServerSpec| match spec.address {
         ServerAddress::Ip(address) => vec![address],

@@ -35,7 +35,7 @@ use tokio::net::UnixStream;
 use crate::sys::memfd::{self, MemfdError};
 
 /// First byte of every packet; grows when the meaning of messages changes.
-pub const VERSION: u8 = 2;
+pub const VERSION: u8 = 3;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -138,6 +138,8 @@ pub struct PoolSummary {
     pub up: u32,
     /// All servers; of a name that does not resolve, none.
     pub total: u32,
+    /// Its first round of health checks is complete, or it has none.
+    pub judged: bool,
 }
 
 /// How far a worker thread has come.

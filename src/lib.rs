@@ -4,7 +4,7 @@
 //!
 //! ```text
 //! 5  app         command line; supervisor, proxy and vrrp processes; the demo
-//! 4  proxy       the data path: Engine, workers, accepting, http, tcp, pumps
+//! 4  proxy       the data path: Engine, workers, accepting, http, tcp, pumps     probe   active health checks
 //!    vrrpd       virtual addresses: raw sockets, netlink, announcements
 //! 3  snapshot    the immutable view that requests run on        pool   servers, leases, failures, queues
 //!    dns         names of servers
@@ -13,7 +13,7 @@
 //! 1  http1       heads and framing                              balance   algorithms
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
-//!    sys         the only unsafe code
+//!    health      verdicts and times of health checks        sys         the only unsafe code
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
@@ -36,7 +36,7 @@
 //! # Invariants
 //!
 //! - Nothing on the request path takes a lock, allocates per header field, or wakes another thread. Workers share atomics only.
-//! - Live state of a server (in flight, failures) outlives every snapshot; it is keyed by pool, name and address.
+//! - Live state of a server (in flight, failures, verdict of its checks) outlives every snapshot; it is keyed by pool, name and address.
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
 //! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
 //! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability.
@@ -54,10 +54,12 @@ pub mod app;
 pub mod balance;
 pub mod config;
 pub mod dns;
+pub mod health;
 pub mod http1;
 pub mod ipc;
 pub mod net;
 pub mod pool;
+pub mod probe;
 pub mod proxy;
 pub mod route;
 pub mod snapshot;

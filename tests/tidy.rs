@@ -19,13 +19,14 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("route", &["config::model"]),
     ("balance", &[]),
     ("vrrp", &["time"]),
+    ("health", &["time"]),
     // 2
-    ("config", &["route", "telemetry", "template", "vrrp"]),
+    ("config", &["health", "route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["sys"]),
     // 3
-    ("pool", &["balance", "config::model", "time"]),
+    ("pool", &["balance", "config::model", "health", "time"]),
     ("snapshot", &["config::model", "pool", "route", "telemetry"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
@@ -45,14 +46,32 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "time",
         ],
     ),
+    ("probe", &["config::model", "health", "net", "pool", "sys", "time"]),
     ("vrrpd", &["config::model", "net", "sys", "time", "vrrp"]),
     // 5
-    ("app", &["config", "dns", "ipc", "net", "proxy", "snapshot", "sys", "telemetry", "time", "vrrp", "vrrpd"]),
+    (
+        "app",
+        &[
+            "config",
+            "dns",
+            "health",
+            "ipc",
+            "net",
+            "probe",
+            "proxy",
+            "snapshot",
+            "sys",
+            "telemetry",
+            "time",
+            "vrrp",
+            "vrrpd",
+        ],
+    ),
     ("main", &["app"]),
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &["http1", "balance", "route", "template", "time", "vrrp"];
+const PURE: &[&str] = &["http1", "balance", "health", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =

@@ -7,6 +7,7 @@ use tokio::time::Instant;
 
 use crate::app::tracker::pools::fitness_of_pools;
 use crate::config::model::VirtualRouter;
+use crate::ipc::PoolSummary;
 use crate::vrrpd::report::Fitness;
 
 /// See the module's documentation.
@@ -16,8 +17,8 @@ pub(super) struct Condition {
     pub(super) serving: bool,
     /// Since when none does.
     pub(super) away_since: Option<Instant>,
-    /// Servers of tracked pools: up, and all. A pool that is not here is unknown.
-    pub(super) pools: HashMap<Arc<str>, (u32, u32)>,
+    /// Tracked pools by name. One that is not here, or of which no server is known, is unknown.
+    pub(super) pools: HashMap<Arc<str>, PoolSummary>,
     /// What scripts and files say, by router.
     pub(super) tracked: Vec<Fitness>,
     /// The operator does not want this box to hold anything.
@@ -57,5 +58,38 @@ impl Condition {
             all = all.and(&Fitness { fit: patient, ..away });
         }
         all
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    /// A router that tracks pool `web`, which has checks.
+    fn router() -> Arc<VirtualRouter> {
+        let text = "[global]\nrun_dir = \"/nowhere\"\n[pool.web]\nservers = [\"10.0.0.1:80\"]\nhealth_check = {}\n\
+                    [vrrp.a]\ninterface = \"eth0\"\nvirtual_router_id = 1\nversion = 3\n\
+                    virtual_addresses = [\"192.0.2.100/24\"]\ntrack_pools = [\"web\"]\n";
+        let config = config::parse_effective(text, "box").unwrap_or_else(|errors| panic!("{errors}"));
+        Arc::clone(&config.routers[0])
+    }
+
+    #[tokio::test]
+    async fn a_box_is_fit_but_not_ready_before_the_first_health_checks() {
+        let (router, now) = (router(), Instant::now());
+        let mut condition = Condition { serving: true, ..Condition::new(1) };
+        let mut say = |up, judged| {
+            let summary = PoolSummary { name: "web".into(), up, total: 2, judged };
+            condition.pools = HashMap::from([("web".into(), summary)]);
+            let Fitness { fit, ready, why, .. } = condition.fitness(0, &router, now);
+            (fit, ready, why.join("; "))
+        };
+        let waiting = "waiting for the first health checks of pool web";
+        assert_eq!(say(2, false), (true, false, waiting.to_owned()));
+        assert_eq!(say(2, true), (true, true, String::new()));
+        let (fit, ready, why) = say(0, false);
+        assert_eq!((fit, ready), (false, false));
+        assert!(why.contains(waiting) && why.contains("no server of pool web is up"), "{why}");
     }
 }

@@ -13,7 +13,7 @@
 
 mod handover;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
@@ -38,6 +38,7 @@ use crate::app::vrrp::child::{VrrpChild, borrowed};
 use crate::app::vrrp::messages::{FromVrrp, Start, ToVrrp};
 use crate::config::Loaded;
 use crate::config::model::VirtualRouter;
+use crate::ipc::PoolSummary;
 use crate::net::clock;
 use crate::proxy::BoundListener;
 use crate::vrrp::event::{State, Why};
@@ -276,9 +277,9 @@ impl Duty {
         self.say().await;
     }
 
-    /// How many servers of tracked pools are up.
-    pub(super) async fn set_pools(&mut self, pools: HashMap<Arc<str>, (u32, u32)>) {
-        self.condition.pools = pools;
+    /// How tracked pools are.
+    pub(super) async fn set_pools(&mut self, pools: Vec<PoolSummary>) {
+        self.condition.pools = pools.into_iter().map(|pool| (Arc::clone(&pool.name), pool)).collect();
         self.say().await;
     }
 

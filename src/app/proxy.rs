@@ -33,6 +33,7 @@ use crate::dns::{Resolver, Table, Watcher};
 use crate::ipc::{
     Event, FromProxy, Limits, ListenerSockets, PoolSummary, Progress, RecvError, Start, SupervisorChannel, ToProxy,
 };
+use crate::probe::{Checker, Network};
 use crate::proxy::{BoundListener, Done, Engine, PoolHealth, WorkerProgress};
 use crate::snapshot::Addresses;
 use crate::sys::process::{self, ConfineError, Orphan};
@@ -129,6 +130,14 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         }
     };
     let (aborted, aborts) = mpsc::unbounded_channel();
+    let turned = Arc::new(Notify::new());
+    // Boxes that start together do not probe together.
+    let seed = crate::net::clock::now_micros();
+    // Tasks of the runtime; they start with it.
+    let checker = {
+        let _inside = runtime.enter();
+        Checker::new(Network, seed, Arc::clone(&turned))
+    };
     let control = Control {
         channel: &mut channel,
         supervisor,
@@ -137,6 +146,8 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         guard,
         engine: &engine,
         names,
+        checker,
+        turned,
         drain_at: None,
         draining: false,
         quieting: None,
@@ -311,6 +322,9 @@ struct Control<'a> {
     guard: Option<pipe::Receiver>,
     engine: &'a Engine,
     names: Names,
+    checker: Checker,
+    /// A server has got another verdict.
+    turned: Arc<Notify>,
     /// When the accept queues are left.
     drain_at: Option<Instant>,
     draining: bool,
@@ -326,6 +340,7 @@ struct Control<'a> {
 impl Control<'_> {
     async fn run(mut self, watchdog: Duration) -> Result<(), ProxyError> {
         self.say(&FromProxy::Ready).await?;
+        self.checker.set_pools(&self.engine.snapshot().pools);
         let [mut heartbeat, mut state, mut pools] =
             [heartbeat_interval(watchdog), STATE_INTERVAL, POOLS_INTERVAL].map(interval);
         for timer in [&mut heartbeat, &mut state, &mut pools] {
@@ -345,7 +360,16 @@ impl Control<'_> {
                 _ = heartbeat.tick() => self.heartbeat(),
                 _ = state.tick() => self.report_state(),
                 _ = pools.tick(), if tracking => self.report_pools(),
-                () = self.names.changed.notified() => self.engine.set_addresses(&self.names.table.load()),
+                () = self.turned.notified() => {
+                    if tracking {
+                        self.report_pools();
+                    }
+                    self.report_state();
+                }
+                () = self.names.changed.notified() => {
+                    self.engine.set_addresses(&self.names.table.load());
+                    self.checker.set_pools(&self.engine.snapshot().pools);
+                }
                 () = at(self.drain_at) => self.begin_drain(),
                 () = self.engine.drained(), if self.draining => {
                     self.draining = false;
@@ -433,7 +457,12 @@ impl Control<'_> {
             return;
         }
         let number = |n: usize| u32::try_from(n).unwrap_or(u32::MAX);
-        let summary = |p: &PoolHealth| PoolSummary { name: p.name.clone(), up: number(p.up), total: number(p.total) };
+        let summary = |p: &PoolHealth| PoolSummary {
+            name: p.name.clone(),
+            up: number(p.up),
+            total: number(p.total),
+            judged: p.judged,
+        };
         if self.offer(&FromProxy::Pools(pools.iter().map(summary).collect())) {
             self.pools = Some(pools);
         }

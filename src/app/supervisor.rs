@@ -400,9 +400,7 @@ impl Supervisor<'_> {
             }
             Ok(FromProxy::Pools(pools)) => {
                 if let Some(duty) = &mut self.duty {
-                    // Of names that do not resolve nothing is known.
-                    let known = pools.into_iter().filter(|pool| pool.total > 0);
-                    duty.set_pools(known.map(|pool| (pool.name, (pool.up, pool.total))).collect()).await;
+                    duty.set_pools(pools).await;
                 }
             }
             Err(lost) => return self.on_lost(lost).await,

@@ -10,7 +10,6 @@
 //! A script that several routers look at runs once for all, whatever it weighs for each; so does a file.
 
 mod file;
-mod hysteresis;
 pub(super) mod pools;
 mod script;
 

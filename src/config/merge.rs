@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::decode::{self, Decode, Field, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
-use super::raw::{RawDefaults, RawFile, RawHttpListener, RawOwnNode, RawTcpListener};
+use super::raw::{RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawTcpListener};
 use super::{help, resolve};
 
 /// A configuration of more than this is a mistake such as a wrong path.
@@ -177,6 +177,9 @@ pub(super) fn for_node(mut table: Table, name: &str, problems: &mut Problems) ->
                 _ => Vec::new(),
             };
             default.retain(|key, _| !foreign.contains(&key.as_str()));
+            if kind == "pool" {
+                forget_foreign_check(&mut default, table);
+            }
             overlay(&mut default, std::mem::take(table));
             *table = default;
         }
@@ -206,6 +209,17 @@ fn version(router: &Table) -> Option<i64> {
 /// The keys that only virtual routers of the other version have.
 fn foreign_to_version(version: Option<i64>) -> Vec<&'static str> {
     vec![if version == Some(3) { "authentication" } else { "v3_checksum" }]
+}
+
+/// Takes out of a default what only health checks of another type than the pool's have.
+fn forget_foreign_check(default: &mut Table, pool: &Table) {
+    fn check_type(pool: &Table) -> Option<&str> {
+        pool.get("health_check").and_then(Item::as_table)?.get("type").and_then(Item::as_str)
+    }
+    let is_http = check_type(pool).or(check_type(default)) == Some("http");
+    if let Some(check) = default.get_mut("health_check").and_then(Item::as_table_mut) {
+        check.retain(|key, _| is_http || RawHttpCheck::KEYS.iter().all(|foreign| foreign.name != key));
+    }
 }
 
 /// The boxes that share the file.

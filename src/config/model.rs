@@ -4,6 +4,7 @@
 //! every default is filled in, every inherited setting (pool, site, route) is already merged, so that no user of a value
 //! has to ask where it came from. Durations are never zero unless the field says what zero means.
 
+mod check;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use regex::bytes::Regex;
 use crate::config::value::Cidr;
 use crate::template::Template;
 
+pub use check::{HealthCheck, HttpProbe, Probe};
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,
@@ -484,6 +486,8 @@ pub struct Pool {
     pub retry: Retry,
     /// Bound on retries in flight.
     pub retry_budget: RetryBudget,
+    /// Active checks; `None`: none.
+    pub health_check: Option<Arc<HealthCheck>>,
 }
 
 /// Retries in flight may be at most `percent` of active requests, and `min` at least are always allowed.

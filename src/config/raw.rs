@@ -2,6 +2,7 @@
 //!
 //! Nothing here knows what a value means; `validate` does. A default is given in the notation of the file.
 
+mod check;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,10 +14,11 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, RawNode, Redirect,
-    RetryCondition, Server, ServerText, Workers,
+    AlgorithmName, CheckType, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, RawNode,
+    Redirect, RetryCondition, Server, ServerText, Statuses, Workers,
 };
 
+pub(super) use check::{RawHealthCheck, RawHttpCheck};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;
@@ -410,6 +412,8 @@ table! {
         tcp_keepalive: OrOff<Period> = "60s",
         /// Bound on retries under way.
         retry_budget: RawRetryBudget = {},
+        /// Probes of every server; one that fails them gets nothing. "off": none, where `[defaults.pool]` has some.
+        health_check: OrOff<RawHealthCheck> = "off",
     }
 }
 

@@ -1,3 +1,4 @@
+mod check;
 mod vrrp;
 
 use std::collections::BTreeMap;

@@ -1,5 +1,6 @@
 //! Values of particular keys: words with a meaning, and short forms of tables.
 
+mod check;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -11,6 +12,7 @@ use super::help;
 use super::model::{Consistent, Freebind, Protocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
+pub(super) use check::{CheckType, Statuses};
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };

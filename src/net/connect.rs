@@ -81,10 +81,13 @@ fn start(target: &Target) -> Result<(Sock, bool), ConnectError> {
 }
 
 fn classify(e: io::Error) -> ConnectError {
-    match Errno::from_io_error(&e) {
-        Some(Errno::ADDRNOTAVAIL | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::PERM) => {
-            ConnectError::Local(e)
-        }
-        _ => ConnectError::Failed(e),
-    }
+    if is_local(&e) { ConnectError::Local(e) } else { ConnectError::Failed(e) }
+}
+
+/// Whether a connection failed because of this box and not because of the server.
+pub fn is_local(e: &io::Error) -> bool {
+    matches!(
+        Errno::from_io_error(e),
+        Some(Errno::ADDRNOTAVAIL | Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM | Errno::PERM)
+    )
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
+use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::Pool;
@@ -33,13 +34,16 @@ pub struct ServerState {
     /// Failures since the last success.
     #[serde(default)]
     pub row: u32,
+    /// Of its checks.
+    #[serde(default)]
+    pub verdict: Option<Verdict>,
 }
 
 impl Pool {
     /// The state of every server now.
     pub fn export(&self) -> Vec<ServerState> {
         let state = |server: &Arc<super::Server>| {
-            let Record { fails, accessed, checked, failures, row } = server.passive.export();
+            let Record { fails, accessed, checked, failures, row } = server.health.passive.export();
             ServerState {
                 pool: server.pool.clone(),
                 name: server.name.clone(),
@@ -50,6 +54,7 @@ impl Pool {
                 requests: server.requests(),
                 failures,
                 row,
+                verdict: server.verdict(),
             }
         };
         self.servers().map(state).collect()
@@ -65,8 +70,11 @@ impl Pool {
         for server in self.servers() {
             if let Some(state) = states.get(&(&*server.name, server.address)) {
                 let ServerState { fails, accessed, checked, failures, row, .. } = **state;
-                server.passive.import(Record { fails, accessed, checked, failures, row }, now);
+                server.health.passive.import(Record { fails, accessed, checked, failures, row }, now);
                 server.add_requests(state.requests);
+                if self.config.health_check.is_some() {
+                    server.judge(state.verdict);
+                }
             }
         }
     }

@@ -10,11 +10,12 @@
 //! [`Tried`] is handed in again, after [`Pool::try_retry`].
 //!
 //! Which servers are considered, in this order (nginx's rules but for the third):
-//! 1. servers that are not backups, untried, not `down`, below `max_conns`, and not unavailable by failures;
+//! 1. servers that are not backups, untried, not `down` by file or checks, below `max_conns`, and not unavailable by failures;
 //! 2. backups, by the same rules;
 //! 3. with `fail_open`, those of a tier in which failures have made every server unavailable, as if none had failed:
 //!    first of the servers, then of the backups. A backup that works is therefore preferred to a server that failed.
 
+mod active;
 mod budget;
 mod handover;
 mod passive;
@@ -28,6 +29,7 @@ mod tried;
 use std::net::SocketAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::{Balancer, Flow, Node, State};
 use crate::config::model;
@@ -54,6 +56,8 @@ pub struct Pool {
     tiers: [Tier; 2],
     queue: Arc<Queue>,
     budget: Arc<RetryBudget>,
+    /// See [`Pool::has_been_judged`].
+    judged: Arc<AtomicBool>,
 }
 
 #[derive(Debug)]
@@ -67,12 +71,22 @@ struct Tier {
 #[derive(Debug)]
 struct Member {
     server: Arc<Server>,
-    down: bool,
+    standing: Standing,
     /// 0: no limit.
     max_conns: u32,
     limits: Limits,
     /// `max_fails` as written: the single-server rule changes that of `limits`.
     max_fails: u32,
+}
+
+/// What the file says of using a server. The verdict in the server itself is stale when the checks of its pool are gone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Used,
+    /// Unless its checks find it down.
+    Checked,
+    /// Never.
+    Down,
 }
 
 /// What one worker remembers of one pool between picks; made by [`Pool::new_state`] of that very pool.
@@ -109,7 +123,7 @@ impl Pool {
                     Some(server) => server.clone(),
                     None => Arc::new(Server::new(config.name.clone(), spec.name.clone(), address, queue.clone())),
                 };
-                members.push(Member::new(server, spec));
+                members.push(Member::new(server, spec, config.health_check.is_some()));
                 nodes.push(node(spec, address));
             }
         }
@@ -124,7 +138,9 @@ impl Pool {
             only.limits.max_fails = 0;
         }
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
-        Self { config: config.clone(), tiers, queue, budget }
+        let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
+        let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
+        Self { config: config.clone(), tiers, queue, budget, judged }
     }
 
     /// A fresh state for one worker. `seed` should differ between workers; it is used by `random_two` only.
@@ -137,15 +153,38 @@ impl Pool {
         self.members().map(|member| &member.server)
     }
 
-    /// Servers that would be picked now but for the load on them: not `down`, not unavailable by failures.
+    /// Servers that would be picked now but for the load on them: not down, not unavailable by failures.
     pub fn available(&self, now: Millis) -> usize {
         self.members().filter(|member| member.is_available(now)).count()
     }
 
     /// Servers that are up. Unlike [`Pool::available`] this changes by what servers do and never by time alone: one that
-    /// has failed `max_fails` times is up again when it has answered, not after `fail_timeout`; so is a single server.
+    /// has failed `max_fails` times is up again when it has answered a request, or `rise` checks in a row, not after
+    /// `fail_timeout`; so is a single server.
     pub fn up(&self) -> usize {
         self.members().filter(|member| member.is_up()).count()
+    }
+
+    /// Whether the checks have had a word on every server once; true of a pool without checks. It stays true when servers
+    /// come later. False while there are none because no name resolves.
+    pub fn has_been_judged(&self) -> bool {
+        if self.config.health_check.is_none() || self.judged.load(Ordering::Relaxed) {
+            return true;
+        }
+        let all_down = self.config.servers.iter().all(|spec| spec.down);
+        let mut checked = self.checked().peekable();
+        let judged = all_down || checked.peek().is_some() && checked.all(|(server, _)| server.verdict().is_some());
+        if judged {
+            self.judged.store(true, Ordering::Relaxed);
+        }
+        judged
+    }
+
+    /// The servers that are to be checked, each with its host as written, an IPv6 address in brackets.
+    pub fn checked(&self) -> impl Iterator<Item = (&Arc<Server>, &Arc<str>)> {
+        let all = self.tiers.iter().flat_map(|tier| tier.members.iter().zip(&tier.nodes));
+        all.filter(|(member, _)| member.standing == Standing::Checked)
+            .map(|(member, node)| (&member.server, &node.host))
     }
 
     /// All servers.
@@ -181,19 +220,37 @@ impl Pool {
 }
 
 impl Member {
-    fn new(server: Arc<Server>, spec: &model::ServerSpec) -> Self {
+    fn new(server: Arc<Server>, spec: &model::ServerSpec, checked: bool) -> Self {
         let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
-        Self { server, down: spec.down, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
+        let standing = match (spec.down, checked) {
+            (true, _) => Standing::Down,
+            (false, true) => Standing::Checked,
+            (false, false) => Standing::Used,
+        };
+        Self { server, standing, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
     }
 
     /// Every verdict on the server must be good.
     fn is_up(&self) -> bool {
-        let has_failed = self.server.passive.has_failed(self.max_fails);
-        !self.down && !has_failed
+        let passive = &self.server.health.passive;
+        match self.standing {
+            Standing::Used => !passive.has_failed(self.max_fails),
+            Standing::Checked => !self.is_down() && !passive.has_failed_lately(self.max_fails),
+            Standing::Down => false,
+        }
+    }
+
+    /// Not to be used, whatever becomes of the others: the file or the checks say so.
+    fn is_down(&self) -> bool {
+        match self.standing {
+            Standing::Used => false,
+            Standing::Checked => self.server.health.active.is_down(),
+            Standing::Down => true,
+        }
     }
 
     fn is_available(&self, now: Millis) -> bool {
-        !self.down && !self.server.passive.is_unavailable(self.limits, now)
+        !self.is_down() && !self.server.health.passive.is_unavailable(self.limits, now)
     }
 }
 

@@ -67,6 +67,25 @@ impl Passive {
         max_fails > 0 && fails >= max_fails
     }
 
+    /// The same, without the failures before the last sign of life, of which a check is one: those only bound picks.
+    pub(super) fn has_failed_lately(&self, max_fails: u32) -> bool {
+        max_fails > 0 && self.row.load(Ordering::Relaxed) >= max_fails
+    }
+
+    /// Shows a sign of life: the failures in a row are over.
+    pub(super) fn calm(&self) {
+        // Looked at first: a line that is only read stays in every core's cache.
+        if self.row.load(Ordering::Relaxed) > 0 {
+            self.row.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Begins anew: no failure counts any more.
+    pub(super) fn forgive(&self) {
+        self.calm();
+        self.fails.store(0, Ordering::Release);
+    }
+
     /// Takes the server for a request that is picked now.
     pub(super) fn claim(&self, limits: Limits, now: Millis) -> Claim {
         if limits.max_fails == 0 {
@@ -117,10 +136,7 @@ impl Passive {
 
     /// Counts a success; true when it makes an unavailable server available.
     pub(super) fn succeeded(&self, max_fails: u32) -> bool {
-        // Looked at first: a line that is only read stays in every core's cache.
-        if self.row.load(Ordering::Relaxed) > 0 {
-            self.row.store(0, Ordering::Relaxed);
-        }
+        self.calm();
         let fails = self.fails.load(Ordering::Acquire);
         if fails == 0 || self.accessed.load(Ordering::Acquire) >= self.checked.load(Ordering::Acquire) {
             return false;

@@ -129,7 +129,7 @@ impl Pool {
     pub fn has_untried(&self, tried: &Tried, now: Millis) -> bool {
         self.tiers.iter().any(|tier| {
             let is_open = self.is_open(tier, now);
-            let is_usable = |member: &Member| !member.down && (is_open || member.is_available(now));
+            let is_usable = |member: &Member| !member.is_down() && (is_open || member.is_available(now));
             tier.members.iter().any(|member| is_usable(member) && !tried.contains(member.server.id))
         })
     }
@@ -156,7 +156,7 @@ impl std::error::Error for PickError {}
 impl Member {
     /// Starts a request; `None` when another worker has taken what made this server eligible.
     pub(super) fn lease(&self, failures: Failures, now: Millis) -> Option<Lease> {
-        let passive = &self.server.passive;
+        let passive = &self.server.health.passive;
         let claim = match failures {
             Failures::Respected => passive.claim(self.limits, now),
             Failures::Ignored => Claim::Granted,
@@ -179,7 +179,7 @@ impl Members for View<'_> {
         let member = &self.members[i];
         let is_available = match self.failures {
             Failures::Respected => member.is_available(self.now),
-            Failures::Ignored => !member.down,
+            Failures::Ignored => !member.is_down(),
         };
         is_available
             && (member.max_conns == 0 || member.server.in_flight() < member.max_conns)

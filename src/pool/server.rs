@@ -4,8 +4,10 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
+use crate::health::Verdict;
 use crate::time::Millis;
 
+use super::active::Active;
 use super::passive::Passive;
 use super::queue::Queue;
 
@@ -21,7 +23,7 @@ pub struct Server {
     /// Where to connect to.
     pub address: SocketAddr,
     load: Padded<Load>,
-    pub(super) passive: Padded<Passive>,
+    pub(super) health: Padded<Health>,
     queue: Arc<Queue>,
 }
 
@@ -38,6 +40,15 @@ pub struct Lease {
 pub struct Failure {
     /// This failure has made the server unavailable: true once until it recovers, so that one log line is written.
     pub became_unavailable: bool,
+}
+
+/// What is known of its health; a pick looks at both, so they share a cache line.
+#[derive(Debug, Default)]
+pub(super) struct Health {
+    /// Of the requests it gets.
+    pub(super) passive: Passive,
+    /// Of the checks, if its pool has any.
+    pub(super) active: Active,
 }
 
 /// Two counters that only grow: the difference is what is in flight, and no third one is needed for the total.
@@ -57,7 +68,7 @@ impl Server {
     pub(super) fn new(pool: Arc<str>, name: Arc<str>, address: SocketAddr, queue: Arc<Queue>) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { id, pool, name, address, load: Padded::default(), passive: Padded::default(), queue }
+        Self { id, pool, name, address, load: Padded::default(), health: Padded::default(), queue }
     }
 
     /// Requests and connections on it now, over all workers.
@@ -75,7 +86,31 @@ impl Server {
 
     /// Failures counted, ever.
     pub fn failures(&self) -> u64 {
-        self.passive.export().failures
+        self.health.passive.export().failures
+    }
+
+    /// What active checks say of it; `None`: nothing yet, or it is not checked.
+    pub fn verdict(&self) -> Option<Verdict> {
+        self.health.active.verdict()
+    }
+
+    /// Makes a verdict of active checks hold for all workers; `None`: there are no checks any more.
+    ///
+    /// A server that has come up begins anew: what failed before says nothing about it now.
+    pub fn judge(&self, verdict: Option<Verdict>) {
+        let Health { passive, active } = &*self.health;
+        if active.is_down() && verdict == Some(Verdict::Up) {
+            passive.forgive();
+        }
+        active.set(verdict);
+        // Those who wait for a server may have got one, or have none to wait for.
+        self.queue.on_release();
+    }
+
+    /// Checks have found it well for a while in which no request to it has failed: it counts as up again, though only a
+    /// request that succeeds, or `fail_timeout`, gives it requests as before.
+    pub fn found_well(&self) {
+        self.health.passive.calm();
     }
 
     /// Starts a request unless `max_conns` (0: no limit) are in flight.
@@ -106,12 +141,12 @@ impl Lease {
 
     /// The server has done its part. True when this makes an unavailable server available again.
     pub fn succeeded(&self) -> bool {
-        self.server.passive.succeeded(self.max_fails)
+        self.server.health.passive.succeeded(self.max_fails)
     }
 
     /// Counts a failure for all workers; [`super::Pool::on_failure`] also makes this worker send it less.
     pub fn failed(&self, now: Millis) -> Failure {
-        Failure { became_unavailable: self.server.passive.failed(self.max_fails, now) }
+        Failure { became_unavailable: self.server.health.passive.failed(self.max_fails, now) }
     }
 }
 

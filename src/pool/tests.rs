@@ -1,3 +1,5 @@
+mod checks;
+
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Barrier;
@@ -48,6 +50,7 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         connect_timeout: Duration::from_secs(5),
         retry,
         retry_budget: model::RetryBudget { percent: 20, min: 3 },
+        health_check: None,
     }
 }
 
@@ -698,7 +701,7 @@ proptest! {
                             leases.push(lease);
                         }
                         Err(PickError::NoServer) => {
-                            let mut left = pool.members().filter(|m| !m.down && !before.contains(m.server.id));
+                            let mut left = pool.members().filter(|m| !m.is_down() && !before.contains(m.server.id));
                             prop_assert!(!left.any(|m| m.is_available(now)));
                         }
                         Err(error) => {

@@ -78,6 +78,8 @@ pub struct PoolHealth {
     pub up: usize,
     /// All servers; of a name that does not resolve, none.
     pub total: usize,
+    /// Its first round of health checks is complete, or it has none.
+    pub judged: bool,
 }
 
 #[derive(Debug)]
@@ -255,7 +257,12 @@ impl Engine {
         let snapshot = self.shared.snapshot.load();
         let tracked: HashSet<_> =
             snapshot.config.routers.iter().filter_map(|r| r.track_pools.as_ref()).flat_map(|t| &t.pools).collect();
-        let health = |p: &Arc<Pool>| PoolHealth { name: Arc::clone(&p.config.name), up: p.up(), total: p.total() };
+        let health = |p: &Arc<Pool>| PoolHealth {
+            name: Arc::clone(&p.config.name),
+            up: p.up(),
+            total: p.total(),
+            judged: p.has_been_judged(),
+        };
         snapshot.pools.iter().filter(|p| tracked.contains(&p.config.name)).map(health).collect()
     }
 

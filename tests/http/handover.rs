@@ -328,7 +328,7 @@ fn only_tracked_pools_are_reported_and_a_single_server_that_refuses_is_not_up() 
         dead.addr(),
         alive.addr()
     );
-    let pool = |name: &str, up, total| PoolHealth { name: name.into(), up, total };
+    let pool = |name: &str, up, total| PoolHealth { name: name.into(), up, total, judged: true };
     let proxy = Proxy::start_with(&config, |c| c.routers.push(router(&["127.0.0.2"], &["dead", "mixed"])));
     assert_eq!(proxy.engine().pools(), [pool("dead", 1, 1), pool("mixed", 2, 2)]);
     let mut client = proxy.connect();

@@ -4,10 +4,10 @@ use std::sync::Arc;
 
 use tracing::{info, warn};
 
-use super::hysteresis::Hysteresis;
 use super::{Said, Teller, starts};
 use crate::app::runner::{Failure, Running};
 use crate::config::model::TrackedScript;
+use crate::health::{Hysteresis, Thresholds, Verdict};
 use crate::sys::user::Identity;
 
 /// Something that can be tried.
@@ -51,12 +51,13 @@ impl Probe for ScriptProbe {
 pub(super) async fn watch(script: Arc<TrackedScript>, mut probe: impl Probe, teller: Teller) {
     let program = script.command.program.display();
     let mut starts = starts(script.interval);
-    let mut hysteresis = Hysteresis::new(script.rise, script.fall);
+    let thresholds = Thresholds { rise: script.rise, fall: script.fall };
+    let mut hysteresis = Hysteresis::new(None);
     let mut refused = false;
     loop {
         starts.tick().await;
         let result = probe.check().await;
-        let verdict = hysteresis.result(result.is_ok());
+        let verdict = hysteresis.on_result(result.is_ok(), thresholds);
         match (&result, verdict) {
             (Ok(()), Some(_)) => info!(script = %program, "tracked script succeeds"),
             (Err(failure), Some(_)) => warn!(script = %program, reason = %failure, "tracked script fails"),
@@ -67,8 +68,8 @@ pub(super) async fn watch(script: Arc<TrackedScript>, mut probe: impl Probe, tel
             (Ok(()) | Err(_), None) => {}
         }
         refused = result.as_ref().is_err_and(|failure| failure.is_refusal());
-        if let Some(works) = verdict {
-            teller.tell(Said::Works(works)).await;
+        if let Some(verdict) = verdict {
+            teller.tell(Said::Works(verdict == Verdict::Up)).await;
         }
         probe.settle().await;
     }

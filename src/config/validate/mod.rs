@@ -3,6 +3,7 @@
 //! Nothing stops at the first mistake: functions note what is wrong and go on with what they have, and the configuration
 //! exists only when nothing was noted.
 
+mod check;
 mod global;
 mod listener;
 mod log;

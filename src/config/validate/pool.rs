@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Context, check_name, is_label, settings};
+use super::{Context, check, check_name, is_label, settings};
 use crate::config::decode::{At, Field, List};
 use crate::config::model::{Algorithm, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
@@ -40,6 +40,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         connect_timeout: raw.settings.connect_timeout.get(),
         retry: settings::retry(&levels),
         retry_budget: RetryBudget { percent: raw.retry_budget.percent.0, min: raw.retry_budget.min.0 },
+        health_check: check::health_check(&raw.health_check, cx),
     })
 }
 

@@ -1,0 +1,33 @@
+//! `[pool.NAME.health_check]`.
+
+use super::*;
+
+table! {
+    /// `[pool.NAME.health_check]`
+    struct RawHealthCheck with http: RawHttpCheck {
+        /// "tcp": a connection is made and closed; "http": a GET request is answered.
+        r#type: CheckType = "tcp",
+        /// From the start of one probe of a server to the start of the next.
+        interval: Period = "2s",
+        /// A probe without an answer by then has failed. The default is never more than the interval.
+        timeout: Period = "1s",
+        /// Good probes in a row until a server that is down is up. The first probe of all decides alone.
+        rise: Int<1, 1000> = 2,
+        /// Bad probes in a row until a server that is up is down.
+        fall: Int<1, 1000> = 3,
+        /// Port to probe. Default: the server's.
+        port: Int<1, 65_535>,
+    }
+}
+
+table! {
+    /// Keys of health checks with `type = "http"`
+    struct RawHttpCheck {
+        /// Path that is asked for, a query included.
+        path: String = "/",
+        /// Value of the Host field. Default: the server's address as written.
+        host: String,
+        /// Statuses of a good answer: a number such as 204, a class such as "2xx", or a list of them.
+        expect: Several<Statuses> = ["2xx", "3xx"],
+    }
+}

@@ -1,0 +1,85 @@
+use super::*;
+use crate::health::Thresholds;
+
+fn checks(more: &str) -> Vec<Option<Arc<HealthCheck>>> {
+    load_text(&format!("{LEAST}{more}")).config.pools.iter().map(|pool| pool.health_check.clone()).collect()
+}
+
+fn check(more: &str) -> HealthCheck {
+    HealthCheck::clone(checks(more)[0].as_ref().unwrap())
+}
+
+#[test]
+fn a_pool_has_no_checks_unless_it_is_told() {
+    assert_eq!(checks(""), [None]);
+    assert_eq!(checks("health_check = \"off\""), [None]);
+}
+
+#[test]
+fn the_least_check_has_the_documented_defaults() {
+    let least = HealthCheck {
+        probe: Probe::Tcp,
+        interval: Duration::from_secs(2),
+        timeout: Duration::from_secs(1),
+        thresholds: Thresholds { rise: 2, fall: 3 },
+        port: None,
+    };
+    assert_eq!(check("health_check = {}"), least);
+    let http = HttpProbe { path: "/".into(), host: None, expect: vec![200..=299, 300..=399] };
+    assert_eq!(check("health_check.type = \"http\""), HealthCheck { probe: Probe::Http(http), ..least });
+}
+
+#[test]
+fn a_check_is_what_is_written() {
+    let written = check(
+        "[pool.web.health_check]\ntype = \"http\"\npath = \"/ready?full=1\"\nhost = \"a.example.com\"\n\
+         expect = [204, \"4xx\"]\ninterval = \"500ms\"\ntimeout = \"300ms\"\nrise = 1\nfall = 5\nport = 8081\n",
+    );
+    let http = HttpProbe {
+        path: "/ready?full=1".into(),
+        host: Some("a.example.com".into()),
+        expect: vec![204..=204, 400..=499],
+    };
+    let expected = HealthCheck {
+        probe: Probe::Http(http),
+        interval: Duration::from_millis(500),
+        timeout: Duration::from_millis(300),
+        thresholds: Thresholds { rise: 1, fall: 5 },
+        port: Some(8081),
+    };
+    assert_eq!(written, expected);
+}
+
+#[test]
+fn the_default_timeout_is_never_above_the_interval() {
+    let timeout = |keys: &str| check(&format!("health_check = {{ {keys} }}")).timeout.as_millis();
+    assert_eq!(timeout("interval = \"100ms\""), 100);
+    assert_eq!(timeout("interval = \"10s\""), 1000);
+    assert_eq!(timeout("interval = \"100ms\", timeout = \"1s\""), 1000, "it is written");
+}
+
+#[test]
+fn defaults_are_for_all_pools_but_those_that_say_otherwise() {
+    let text = "[pool.db]\nservers = [\"10.0.0.2:3306\"]\nhealth_check = { type = \"tcp\", rise = 1 }\n\
+                [pool.none]\nservers = [\"10.0.0.3:80\"]\nhealth_check = \"off\"\n\
+                [pool.slow]\nservers = [\"10.0.0.4:80\"]\nhealth_check.interval = \"9s\"\n\
+                [defaults.pool.health_check]\ntype = \"http\"\npath = \"/up\"\ninterval = \"1s\"\n";
+    let checks = checks(text);
+    let [Some(db), None, Some(slow), Some(web)] = &*checks else { panic!("{checks:?}") };
+    let path = |check: &HealthCheck| match &check.probe {
+        Probe::Http(http) => http.path.to_string(),
+        Probe::Tcp => "none".to_owned(),
+    };
+    assert_eq!((path(db), db.interval.as_secs(), db.thresholds.rise), ("none".to_owned(), 1, 1));
+    assert_eq!((path(slow), slow.interval.as_secs()), ("/up".to_owned(), 9));
+    assert_eq!((path(web), web.interval.as_secs()), ("/up".to_owned(), 1));
+    let off = load_text(&format!("{LEAST}health_check = {{}}\n[defaults.pool]\nhealth_check = \"off\"\n"));
+    assert!(off.config.pools[0].health_check.is_some());
+}
+
+#[test]
+fn a_timeout_above_the_interval_is_worth_a_warning() {
+    let warnings = |keys: &str| load_text(&format!("{LEAST}health_check = {{ {keys} }}\n")).warnings.to_string();
+    assert!(warnings("timeout = \"3s\"").contains("longer than the interval"));
+    assert_eq!(warnings("interval = \"100ms\""), "");
+}

@@ -1,0 +1,51 @@
+//! Values of keys of `[pool.NAME.health_check]`.
+
+use std::ops::RangeInclusive;
+
+use crate::config::decode::{self, Decode, Int, Shape, choices};
+use crate::config::diagnostic::Problems;
+use crate::config::document::{Item, Value};
+
+/// `type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum CheckType {
+    Tcp,
+    Http,
+}
+
+choices!(CheckType { "tcp" => Self::Tcp, "http" => Self::Http });
+
+/// One of `expect`.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct Statuses(pub(in crate::config) RangeInclusive<u16>);
+
+/// What a final status can be.
+type Status = Int<200, 599>;
+
+const CLASSES: &[&str] = &["2xx", "3xx", "4xx", "5xx"];
+
+impl Decode for Statuses {
+    const SHAPE: &'static Shape = &Shape::OneOf(&[Status::SHAPE, &Shape::Choice(CLASSES)]);
+
+    fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
+        let text = match &item.value {
+            Value::Integer(_) => {
+                let status = u16::try_from(Status::decode(item, problems)?.0).ok()?;
+                return Some(Self(status..=status));
+            }
+            Value::String(text) => text,
+            _ => {
+                decode::wrong_type(item, "a status such as 200, or a class such as \"2xx\"", problems);
+                return None;
+            }
+        };
+        let class = CLASSES.iter().zip(2_u16..).find(|(class, _)| *class == text);
+        if class.is_none() {
+            let status = text.parse::<u16>().ok().filter(|status| (200..=599).contains(status));
+            problems.error(item.place, "not a status or a class of them").help(
+                status.map_or("200, \"2xx\", [\"2xx\", 404]".into(), |status| format!("write {status} without quotes")),
+            );
+        }
+        class.map(|(_, hundreds)| Self(hundreds * 100..=hundreds * 100 + 99))
+    }
+}

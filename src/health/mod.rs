@@ -1,0 +1,10 @@
+//! Active health checks, the part that decides: when a server is probed, and what the results make of it.
+//!
+//! Pure: time and results are handed in, values come out. Who probes is `probe`; who acts on a verdict is `pool`. Neither
+//! type knows what a probe is, so every kind of check has the same rules.
+
+mod hysteresis;
+mod schedule;
+
+pub use self::hysteresis::{Hysteresis, Quiet, Thresholds, Verdict};
+pub use self::schedule::{Schedule, spread};

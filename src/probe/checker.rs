@@ -1,0 +1,166 @@
+//! A task for each server: waits, probes, and makes the verdict hold.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::Notify;
+use tokio::task::AbortHandle;
+use tokio::time::{Instant, sleep_until, timeout};
+use tracing::{debug, info, warn};
+
+use crate::health::{Hysteresis, Quiet, Schedule, Verdict, spread};
+use crate::pool::{Pool, Server};
+use crate::time::Millis;
+
+use super::attempt::{Attempt, Failure, Network, Target};
+
+/// Checks servers until it is dropped; their verdicts outlive it.
+///
+/// A task sleeps between probes and costs a timer and its memory (about 1 KiB) meanwhile; probes of a thousand servers are
+/// spread over the interval by their schedules, not by a queue.
+#[derive(Debug)]
+pub struct Checker<A = Network> {
+    common: Arc<Common<A>>,
+    seed: u64,
+    /// By id of the server.
+    tasks: HashMap<u32, Task>,
+}
+
+#[derive(Debug)]
+struct Task {
+    server: Arc<Server>,
+    target: Target,
+    abort: AbortHandle,
+}
+
+/// What every task needs.
+#[derive(Debug)]
+struct Common<A> {
+    attempts: A,
+    /// The zero of schedules.
+    epoch: Instant,
+    turned: Arc<Notify>,
+}
+
+/// One server's part of a task.
+struct Watch {
+    server: Arc<Server>,
+    target: Target,
+    hysteresis: Hysteresis,
+    quiet: Quiet,
+    /// The last probe could not be made, which was said.
+    hindered: bool,
+}
+
+impl<A: Attempt> Checker<A> {
+    /// Checks nothing yet. `seed` should differ from box to box; `turned` is notified of every new verdict.
+    pub fn new(attempts: A, seed: u64, turned: Arc<Notify>) -> Self {
+        let common = Common { attempts, epoch: Instant::now(), turned };
+        Self { common: Arc::new(common), seed, tasks: HashMap::new() }
+    }
+
+    /// Checks the servers of these pools from now on, as their configuration says. What has not changed goes on as it was;
+    /// the verdict on a server that is no longer checked is forgotten.
+    ///
+    /// # Panics
+    /// Outside of a tokio runtime.
+    pub fn set_pools(&mut self, pools: &[Arc<Pool>]) {
+        let mut before = std::mem::take(&mut self.tasks);
+        for pool in pools {
+            let Some(check) = &pool.config.health_check else { continue };
+            for (server, host) in pool.checked() {
+                let target = Target::new(check, &pool.config, server, host);
+                let task = match before.remove(&server.id) {
+                    Some(task) if task.target == target => task,
+                    other => {
+                        other.inspect(|task| task.abort.abort());
+                        self.start(server, target)
+                    }
+                };
+                self.tasks.insert(server.id, task);
+            }
+        }
+        for task in before.into_values() {
+            task.abort.abort();
+            task.server.judge(None);
+        }
+    }
+
+    fn start(&self, server: &Arc<Server>, target: Target) -> Task {
+        let watch = Watch {
+            server: server.clone(),
+            target: target.clone(),
+            hysteresis: Hysteresis::new(server.verdict()),
+            quiet: Quiet::default(),
+            hindered: false,
+        };
+        let interval = target.check.interval;
+        let schedule = Schedule::new(self.common.now(), interval, spread(self.seed, server.id));
+        let abort = tokio::spawn(self.common.clone().check(watch, schedule)).abort_handle();
+        Task { server: server.clone(), target, abort }
+    }
+}
+
+impl<A> Drop for Checker<A> {
+    fn drop(&mut self) {
+        self.tasks.values().for_each(|task| task.abort.abort());
+    }
+}
+
+impl<A: Attempt> Common<A> {
+    async fn check(self: Arc<Self>, mut watch: Watch, mut schedule: Schedule) {
+        loop {
+            sleep_until(self.epoch + Duration::from_millis(schedule.due().0)).await;
+            schedule.started(self.now());
+            let limit = watch.target.check.timeout;
+            let result = timeout(limit, self.attempts.attempt(&watch.target)).await;
+            if watch.on_result(result.unwrap_or(Err(Failure::TimedOut(limit)))) {
+                self.turned.notify_one();
+            }
+        }
+    }
+}
+
+impl<A> Common<A> {
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+impl Watch {
+    /// Takes a result in; whether there is a new verdict.
+    fn on_result(&mut self, result: Result<(), Failure>) -> bool {
+        let Self { server, target, .. } = self;
+        let (pool, name, address) = (&server.pool, &server.name, target.address);
+        if let Err(failure) = &result
+            && failure.is_local()
+        {
+            if !std::mem::replace(&mut self.hindered, true) {
+                warn!(%pool, server = %name, %address, reason = %failure, "server not probed");
+            }
+            return false;
+        }
+        self.hindered = false;
+        let thresholds = target.check.thresholds;
+        let is_first = self.hysteresis.verdict().is_none();
+        let turned = self.hysteresis.on_result(result.is_ok(), thresholds);
+        if turned.is_some() {
+            server.judge(turned);
+        }
+        match (&turned, &result) {
+            (Some(Verdict::Up), _) if is_first => debug!(%pool, server = %name, %address, "first health check passed"),
+            (Some(Verdict::Up), _) => {
+                let reason = format!("{} health checks in a row passed", thresholds.rise);
+                info!(%pool, server = %name, %address, reason, "server is up");
+            }
+            (Some(Verdict::Down), Err(reason)) => warn!(%pool, server = %name, %address, %reason, "server is down"),
+            (_, Err(reason)) => debug!(%pool, server = %name, %address, %reason, "health check failed"),
+            _ => {}
+        }
+        if self.quiet.on_result(result.is_ok(), server.failures(), thresholds.rise) {
+            server.found_well();
+        }
+        turned.is_some()
+    }
+}
