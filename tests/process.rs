@@ -364,7 +364,7 @@ fn a_second_signal_ends_it_at_once() {
     instance.signal(Signal::TERM);
     assert_eq!(instance.wait().code(), Some(0));
     assert!(before.elapsed() < Duration::from_secs(3));
-    assert!(instance.log().contains("second signal"), "{}", instance.log());
+    assert!(instance.log().contains("second request to stop"), "{}", instance.log());
 }
 
 #[test]
