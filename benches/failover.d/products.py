@@ -271,6 +271,14 @@ keepalive = 128
 keepalive_requests = 1000000000
 
 
+[pool.web.health_check]
+type = "http"
+path = "/"
+interval = "{millis}"
+timeout = "{millis}"
+rise = 1
+fall = {CHECK_FALL}
+
 [vrrp.VI_1]
 interface = "eth0"
 virtual_router_id = {ROUTER}
