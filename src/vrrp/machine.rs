@@ -379,9 +379,7 @@ impl VirtualRouter {
                         self.yield_to(said, Why::Mismatch, now);
                         return;
                     }
-                    if active.is_deaf(&said, at, self.settings.interval) {
-                        self.yield_to(said, Why::Deaf, now);
-                    }
+                    self.doubt(said, at, now);
                 }
             },
         }
