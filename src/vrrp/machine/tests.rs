@@ -423,6 +423,23 @@ fn a_stop_hands_over_if_it_can_and_ends_in_any_case() {
 }
 
 #[test]
+fn a_stop_whose_link_goes_meanwhile_ends() {
+    for taken in [false, true] {
+        let mut b = Bench::active(settings());
+        b.router.stop(b.now());
+        b.actions();
+        if taken {
+            b.hear(said(PEER, 50));
+        }
+        let done = b.set(Condition { link: false, ..GOOD });
+        assert_eq!((b.state(), whys(&done)), (State::Initialize, vec![Why::Stopped]));
+        assert!(doings(&done).contains(&Action::Release));
+        b.set(GOOD);
+        assert_eq!((b.state(), b.router.next_timeout()), (State::Initialize, None));
+    }
+}
+
+#[test]
 fn a_link_that_goes_takes_the_address_and_one_that_bounces_waits() {
     let mut b = Bench::active(settings());
     let done = b.set(Condition { link: false, ..GOOD });
