@@ -69,7 +69,9 @@ fn a_link_that_goes_down_costs_the_address_until_it_is_back() {
     let second = Bascule::start(two, &router(51, 100, ""));
     for down_and_up in [
         // By the administrator, and by the cable.
-        [&(|| one.ip(&format!("link set {INTERFACE} down"))) as &dyn Fn(), &|| one.ip(&format!("link set {INTERFACE} up"))],
+        [&(|| one.ip(&format!("link set {INTERFACE} down"))) as &dyn Fn(), &|| {
+            one.ip(&format!("link set {INTERFACE} up"))
+        }],
         [&|| lab.set_port(1, "down"), &|| lab.set_port(1, "up")],
     ] {
         second.wait_until_heard("r51", 2);
@@ -81,6 +83,20 @@ fn a_link_that_goes_down_costs_the_address_until_it_is_back() {
         owners.settle(&[(vip(51), 1)], A_WHILE);
         assert_eq!(second.why("r51"), "a peer has a higher priority");
     }
+}
+
+#[test]
+fn a_stop_whose_interface_goes_meanwhile_ends() {
+    let Some(lab) = Lab::new(1) else { return };
+    let owners = Owners::watch(&lab);
+    // Nobody takes the address, and so long is waited for somebody.
+    let mut bascule = Bascule::start(&lab.hosts[0], &router(51, 100, "advert_interval = \"1s\""));
+    owners.wait_for(vip(51), &[1]);
+    bascule.tell(&["stop"]);
+    lab.set_port(1, "down");
+    owners.wait_for(vip(51), &[]);
+    assert_eq!(bascule.instance.wait().code(), Some(0));
+    assert_eq!(bascule.changes("r51").pop().unwrap().to, "initialize");
 }
 
 #[test]

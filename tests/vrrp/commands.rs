@@ -58,7 +58,10 @@ fn listening_claims_nothing_and_tells_what_does_not_agree() {
             let output = run.join().unwrap();
             let text = String::from_utf8(output.stdout).unwrap();
             let errors = String::from_utf8(output.stderr).unwrap();
-            assert!(text.contains("192.0.2.1: vrid 51 on eth0: version 3, priority 150, every 100ms"), "{text}{errors}");
+            assert!(
+                text.contains("192.0.2.1: vrid 51 on eth0: version 3, priority 150, every 100ms"),
+                "{text}{errors}"
+            );
             match said {
                 None => {
                     assert_eq!(output.status.code(), Some(0), "{text}{errors}");
