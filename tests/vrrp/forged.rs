@@ -24,14 +24,8 @@ struct Kind {
     unicast: bool,
 }
 
-const V3: Kind = Kind {
-    vrid: 51,
-    version: Version::V3,
-    keys: "",
-    addresses: &["192.0.2.51"],
-    password: None,
-    unicast: false,
-};
+const V3: Kind =
+    Kind { vrid: 51, version: Version::V3, keys: "", addresses: &["192.0.2.51"], password: None, unicast: false };
 const PASS: Kind = Kind {
     vrid: 52,
     version: Version::V2,
