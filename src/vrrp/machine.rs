@@ -379,9 +379,7 @@ impl VirtualRouter {
                         self.yield_to(said, Why::Mismatch, now);
                         return;
                     }
-                    if active.is_deaf(&said, at, self.settings.interval) {
-                        self.yield_to(said, Why::Deaf, now);
-                    }
+                    self.doubt(said, at, now);
                 }
             },
         }
@@ -527,6 +525,10 @@ impl VirtualRouter {
             Role::Initialize => {}
             Role::Fault { back_at } => *back_at = None,
             Role::Backup(_) => self.enter(Role::Fault { back_at: None }, Why::NoLink, now),
+            Role::Active(Active {
+                phase: Phase::Offering { cause: Cause::Stop, .. } | Phase::Lingering { cause: Cause::Stop, .. },
+                ..
+            }) => self.release(Role::Initialize, Why::Stopped, now),
             Role::Active(_) => {
                 self.lost(now);
                 // It may be one direction, or one address, that is gone.

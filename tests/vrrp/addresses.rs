@@ -86,6 +86,20 @@ fn a_link_that_goes_down_costs_the_address_until_it_is_back() {
 }
 
 #[test]
+fn a_stop_whose_interface_goes_meanwhile_ends() {
+    let Some(lab) = Lab::new(1) else { return };
+    let owners = Owners::watch(&lab);
+    // Nobody takes the address, and so long is waited for somebody.
+    let mut bascule = Bascule::start(&lab.hosts[0], &router(51, 100, "advert_interval = \"1s\""));
+    owners.wait_for(vip(51), &[1]);
+    bascule.tell(&["stop"]);
+    lab.set_port(1, "down");
+    owners.wait_for(vip(51), &[]);
+    assert_eq!(bascule.instance.wait().code(), Some(0));
+    assert_eq!(bascule.changes("r51").pop().unwrap().to, "initialize");
+}
+
+#[test]
 fn an_interface_that_appears_late_is_waited_for() {
     let Some(lab) = Lab::new(1) else { return };
     let host = &lab.hosts[0];

@@ -61,9 +61,14 @@ impl Forger {
         assert_eq!(self.socket.send_to(bytes, &destination.into()).unwrap(), bytes.len());
     }
 
+    /// An advertisement as it should be.
+    pub(crate) fn encode(&self, advert: &Advert) -> Vec<u8> {
+        advert.encode(self.source, self.destination, Checksum::PseudoHeader)
+    }
+
     /// Sends an advertisement, changed by `edit` after its checksum was reckoned.
     pub(crate) fn advertise(&self, advert: &Advert, edit: impl FnOnce(&mut Vec<u8>)) {
-        let mut bytes = advert.encode(self.source, self.destination, Checksum::PseudoHeader);
+        let mut bytes = self.encode(advert);
         edit(&mut bytes);
         self.send(&bytes, 255);
     }

@@ -26,15 +26,9 @@ pub(super) fn longest_offer(version: Version, interval: Interval) -> Duration {
 }
 
 impl Active {
-    /// Whether somebody who loses to us, and may not understand us, has gone on for so long that it does not.
-    pub(super) fn is_deaf(&mut self, said: &Said, at: Micros, interval: Interval) -> bool {
-        let patience = 3 * interval.max(said.interval).get();
-        let since = match self.deaf {
-            Some((since, last)) if at.since(last) <= patience => since,
-            _ => at,
-        };
-        self.deaf = Some((since, at));
-        at.since(since) >= patience
+    /// Begin of the silence that is not meant.
+    fn silent_since(&self, last_sent: Micros, interval: Duration) -> Micros {
+        last_sent.max(self.next_advert.before(interval))
     }
 }
 
@@ -79,8 +73,9 @@ impl VirtualRouter {
         let resigns = said.priority == Priority::RESIGN;
         let linger = self.settings.linger;
         // We were silent for so long that a peer may have taken over: then it holds the addresses by right.
-        let overdue = at > self.last_sent.after(3 * self.settings.interval.get());
+        let interval = self.settings.interval.get();
         let Role::Active(active) = &mut self.role else { return };
+        let overdue = at > active.silent_since(self.last_sent, interval).after(3 * interval);
         match active.phase {
             Phase::Lingering { cause, .. } if resigns => {
                 // Who took over could not keep them.
@@ -127,10 +122,6 @@ impl VirtualRouter {
         // Who is being preempted says a last word; only who goes on after that is a rival.
         let fresh = now.since(self.since) <= self.settings.interval.get() + SETTLE;
         let Role::Active(active) = &mut self.role else { return };
-        // keepalived 2.2 drops what has another list than its own, and would hold the addresses beside us for ever.
-        if !said.same_addresses && active.is_deaf(&said, at, self.settings.interval) {
-            return self.yield_to(said, Why::Deaf, now);
-        }
         match &mut active.rival {
             Some((_, last)) if at.since(*last) <= quiet => *last = at,
             _ if fresh => {}
@@ -139,11 +130,42 @@ impl VirtualRouter {
                 self.push(Action::Report(Event::Rival { source: said.source, priority: said.priority }));
             }
         }
-        if now.since(self.last_sent) >= EXTRA_GAP {
-            self.advertise(now);
+        if said.same_addresses {
+            self.answer(now);
+        } else {
+            self.doubt(said, at, now);
         }
         self.announcements.contest(now);
         self.announce_due(now);
+    }
+
+    /// Somebody who loses to us speaks for the addresses, and may drop what we say: it is configured otherwise. One that
+    /// hears us yields to our answer. keepalived 2.2 does not, and what it drops keeps it from speaking all the same, if it
+    /// comes as often as it would speak itself; so it is waited for, almost as long as other backups have patience with us,
+    /// and if it goes on for three intervals, yielded to.
+    pub(super) fn doubt(&mut self, said: Said, at: Micros, now: Micros) {
+        let interval = self.settings.interval.max(said.interval).get();
+        let Role::Active(active) = &mut self.role else { return };
+        let since = match active.deaf {
+            Some((since, last)) if at.since(last) <= 3 * interval => since,
+            _ => at,
+        };
+        active.deaf = Some((since, at));
+        // Its clock is not ours.
+        if at.since(since) >= 3 * interval - interval / 4 {
+            return self.yield_to(said, Why::Deaf, now);
+        }
+        self.answer(now);
+        if let Role::Active(active) = &mut self.role {
+            active.next_advert = now.after(interval * 5 / 2);
+        }
+    }
+
+    /// Speaks out of turn.
+    fn answer(&mut self, now: Micros) {
+        if now.since(self.last_sent) >= EXTRA_GAP {
+            self.advertise(now);
+        }
     }
 
     pub(super) fn overtaken(&mut self, said: Said, now: Micros) {
@@ -154,10 +176,10 @@ impl VirtualRouter {
     pub(super) fn active_due(&mut self, now: Micros) {
         // The longest that any peer waits.
         let patience = down_interval(self.settings.version, Priority::LAST, self.settings.interval);
-        let (interval, silent_since) = (self.settings.interval.get(), self.last_sent);
+        let interval = self.settings.interval.get();
         let Role::Active(active) = &mut self.role else { return };
         match active.phase {
-            Phase::Holding if silent_since.after(patience) < now => {
+            Phase::Holding if active.silent_since(self.last_sent, interval).after(patience) < now => {
                 // Stalled for so long that a peer, if there is one, has taken over. Its next advertisement comes within an interval.
                 let late = now.since(active.next_advert);
                 active.phase = Phase::Listening { until: now.after(interval + interval / 8) };

@@ -459,6 +459,23 @@ fn a_stop_hands_over_if_it_can_and_ends_in_any_case() {
 }
 
 #[test]
+fn a_stop_whose_link_goes_meanwhile_ends() {
+    for taken in [false, true] {
+        let mut b = Bench::active(settings());
+        b.router.stop(b.now());
+        b.actions();
+        if taken {
+            b.hear(said(PEER, 50));
+        }
+        let done = b.set(Condition { link: false, ..GOOD });
+        assert_eq!((b.state(), whys(&done)), (State::Initialize, vec![Why::Stopped]));
+        assert!(doings(&done).contains(&Action::Release));
+        b.set(GOOD);
+        assert_eq!((b.state(), b.router.next_timeout()), (State::Initialize, None));
+    }
+}
+
+#[test]
 fn a_link_that_goes_takes_the_address_and_one_that_bounces_waits() {
     let mut b = Bench::active(settings());
     let done = b.set(Condition { link: false, ..GOOD });
@@ -603,6 +620,21 @@ fn a_worse_router_with_another_list_is_not_preempted_and_yielded_to_when_it_goes
     b.run_to(8_000);
     assert_eq!(b.hear(other(50)), []);
     assert_eq!(b.state(), State::Backup);
+    // It is waited for even if it speaks less often than we do, and nothing is made of that silence.
+    let slow = Said { interval: Interval::from_secs(5).unwrap(), ..other(50) };
+    let mut b = Bench::active(settings());
+    for ms in [10_000, 15_000, 20_000] {
+        assert_eq!(doings(&b.run_to(ms)).contains(&advertise(100)), ms == 10_000);
+        assert_eq!(doings(&b.hear(slow))[0], advertise(100), "it may hear us");
+    }
+    b.run_to(25_000);
+    assert_eq!(whys(&b.hear(slow)), [Why::Deaf]);
+    // One that does hear us is quiet, and we go on.
+    let mut b = Bench::active(settings());
+    b.run_to(10_000);
+    b.hear(slow);
+    assert_eq!(doings(&b.run_to(22_499)), [Action::Announce, Action::Announce]);
+    assert_eq!(doings(&b.run_to(23_500)), [advertise(100), advertise(100)]);
     // A better one takes over, or is yielded to, as ever.
     let mut b = Bench::active(settings());
     assert_eq!(whys(&b.hear(other(150))), [Why::HigherPriority]);
