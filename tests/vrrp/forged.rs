@@ -78,11 +78,14 @@ impl Kind {
     }
 }
 
+/// Sends a valid advertisement, spoilt in some way.
+type Send = Box<dyn Fn(&Forger, Advert) + Sync>;
+
 /// A flaw: of which router, what is sent, and the counter, `None` where it concerns no router.
 struct Flaw {
     of: &'static Kind,
     counter: &'static str,
-    send: Box<dyn Fn(&Forger, Advert) + Sync>,
+    send: Send,
 }
 
 fn flaw(of: &'static Kind, counter: &'static str, send: impl Fn(&Forger, Advert) + Sync + 'static) -> Flaw {
