@@ -161,6 +161,14 @@ impl Timer {
         }
     }
 
+    /// Sets the deadline unless there is a sooner one.
+    pub fn bring_forward(&self, at: Millis) {
+        let deadline = self.wheel.inner.borrow().entries[self.index as usize].deadline;
+        if deadline > at.0 {
+            self.set(at);
+        }
+    }
+
     /// Takes the deadline away.
     pub fn clear(&self) {
         let e = &mut self.wheel.inner.borrow_mut().entries[self.index as usize];
@@ -248,6 +256,19 @@ mod tests {
         wheel.advance(Millis(20_899));
         assert!(expired(&t) == (20_899 >= 19_900 + 1000));
         wheel.advance(Millis(20_925));
+        assert!(expired(&t));
+    }
+
+    #[test]
+    fn a_deadline_is_brought_forward_and_never_put_off() {
+        let wheel = Wheel::new(Millis(0));
+        let t = wheel.timer();
+        t.set(Millis(1000));
+        t.bring_forward(Millis(500));
+        t.bring_forward(Millis(700));
+        wheel.advance(Millis(475));
+        assert!(!expired(&t));
+        wheel.advance(Millis(500));
         assert!(expired(&t));
     }
 

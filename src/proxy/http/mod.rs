@@ -151,18 +151,10 @@ impl<C: Transport> Conn<C> {
         }
         let patience = if first || !stash.is_empty() { http.header_timeout } else { http.keepalive_timeout };
         self.timer.set(worker.now().after(patience));
-        // Who has just connected gets its answer.
-        let mut may_hurry = !first;
-        poll_fn(|cx| self.poll_head(cx, &mut stash, first, &mut may_hurry)).await
+        poll_fn(|cx| self.poll_head(cx, &mut stash, first)).await
     }
 
-    fn poll_head(
-        &self,
-        cx: &mut Context<'_>,
-        stash: &mut Vec<u8>,
-        first: bool,
-        may_hurry: &mut bool,
-    ) -> Poll<Option<Arrival>> {
+    fn poll_head(&self, cx: &mut Context<'_>, stash: &mut Vec<u8>, first: bool) -> Poll<Option<Arrival>> {
         let http = &self.listener.http;
         let worker = &self.worker;
         loop {
@@ -196,12 +188,13 @@ impl<C: Transport> Conn<C> {
                 Poll::Pending if stash.is_empty() && worker.draining() && !self.has_arrived() => {
                     return Poll::Ready(None);
                 }
-                Poll::Pending if stash.is_empty() && *may_hurry && worker.clients.is_quiet() => {
-                    *may_hurry = false;
-                    self.timer.set(worker.now().after(QUIET_IDLE));
+                Poll::Pending => {
+                    // Who has just connected gets its answer.
+                    if stash.is_empty() && !first && worker.clients.is_quiet() {
+                        self.timer.bring_forward(worker.now().after(QUIET_IDLE));
+                    }
                     return Poll::Pending;
                 }
-                Poll::Pending => return Poll::Pending,
             }
         }
     }
