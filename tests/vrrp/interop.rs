@@ -200,31 +200,29 @@ impl Kind {
 }
 
 /// Runs every kind in a lab and a thread of its own.
-fn run_all(version: u8, password: bool) {
-    // keepalived 2.2.7 dies of a password over IPv6.
-    let families: &[bool] = if password { &[false] } else { &[false, true] };
+fn run_all(version: u8, passwords: &[bool]) {
     thread::scope(|scope| {
-        for &v6 in families {
-            for unicast in [false, true] {
-                let kind = Kind { version, password, v6, unicast, ours_higher: v6 != unicast };
-                let builder = thread::Builder::new().name(format!("{kind:?}"));
-                builder.spawn_scoped(scope, move || kind.run()).unwrap();
+        for &password in passwords {
+            for v6 in [false, true] {
+                for unicast in [false, true] {
+                    // keepalived 2.2.7 dies of a password over IPv6, and ours refuses one.
+                    if !(password && v6) {
+                        let kind = Kind { version, password, v6, unicast, ours_higher: v6 != unicast };
+                        let builder = thread::Builder::new().name(format!("{kind:?}"));
+                        builder.spawn_scoped(scope, move || kind.run()).unwrap();
+                    }
+                }
             }
         }
     });
 }
 
 #[test]
-fn beside_keepalived_of_version_2_there_is_one_owner_whoever_comes_goes_or_dies() {
-    run_all(2, false);
-}
-
-#[test]
-fn beside_keepalived_of_version_2_with_a_password_there_is_one_owner_whoever_comes_goes_or_dies() {
-    run_all(2, true);
+fn beside_keepalived_of_version_2_with_or_without_a_password_there_is_one_owner_whoever_comes_goes_or_dies() {
+    run_all(2, &[false, true]);
 }
 
 #[test]
 fn beside_keepalived_of_version_3_there_is_one_owner_whoever_comes_goes_or_dies() {
-    run_all(3, false);
+    run_all(3, &[false]);
 }
