@@ -96,7 +96,10 @@ enum Stage {
         failed: bool,
         until: Instant,
     },
-    Stopping,
+    /// The same, and nothing else follows.
+    Stopping {
+        until: Instant,
+    },
     Stopped,
 }
 
@@ -225,8 +228,8 @@ impl Duty {
         }
         let grace = self.next_grace();
         let stage = match &self.stage {
-            Stage::Draining { until, .. } | Stage::Handing { until, .. } => Some(*until),
-            Stage::Steady | Stage::Stopping | Stage::Stopped => None,
+            Stage::Draining { until, .. } | Stage::Handing { until, .. } | Stage::Stopping { until } => Some(*until),
+            Stage::Steady | Stage::Stopped => None,
         };
         let mute = self.mute_since.map(|since| since + MUTE_LIMIT);
         tokio::select! {
@@ -387,7 +390,7 @@ impl Duty {
         }
         match self.stage {
             Stage::Stopped => {}
-            Stage::Stopping => self.stop_without(),
+            Stage::Stopping { .. } => self.stop_without(),
             Stage::Steady | Stage::Draining { .. } | Stage::Handing { .. } => {
                 self.start_at = Some(Instant::now() + self.backoff.died(clock::now()));
             }

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use tokio::time::Instant;
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Duty, DutyEvent, HANDOVER_LIMIT, LEAVE_LIMIT, NOTIFY_LIMIT, Stage, Then};
 use crate::app::vrrp::messages::ToVrrp;
@@ -43,7 +43,7 @@ impl Duty {
 
     /// Lets go without waiting for anybody.
     pub(in crate::app) async fn stop_now(&mut self) {
-        self.stage = Stage::Stopping;
+        self.stage = Stage::Stopping { until: Instant::now() + HANDOVER_LIMIT };
         match self.child {
             Some(_) => self.tell(ToVrrp::StopNow).await,
             None => self.stop_without(),
@@ -103,7 +103,7 @@ impl Duty {
         (self.stage, self.rounds) = (Stage::Steady, 0);
         match then {
             Then::Stop => {
-                self.stage = Stage::Stopping;
+                self.stage = Stage::Stopping { until: Instant::now() + HANDOVER_LIMIT };
                 self.tell(ToVrrp::Stop).await;
             }
             Then::HandOver => {
@@ -168,7 +168,15 @@ impl Duty {
                 self.stage = Stage::Steady;
                 DutyEvent::HandedOver(false)
             }
-            Stage::Steady | Stage::Stopping | Stage::Stopped => DutyEvent::None,
+            Stage::Stopping { .. } => {
+                error!("the vrrp process does not stop: ended, and its addresses removed");
+                if let Some(child) = self.child.take() {
+                    child.kill().await;
+                }
+                self.stop_without();
+                DutyEvent::None
+            }
+            Stage::Steady | Stage::Stopped => DutyEvent::None,
         }
     }
 }
