@@ -155,6 +155,8 @@ struct Backup {
     /// The Active Router's last advertisement, or the begin of its silence.
     basis: Micros,
     wait: Wait,
+    /// How often in a row the Active Router has resigned.
+    resignations: u8,
     /// Active_Adver_Interval: the Active Router's (version 3), else ours.
     interval: Interval,
     master: Option<Said>,
@@ -180,8 +182,8 @@ enum Wait {
 struct Active {
     next_advert: Micros,
     phase: Phase,
-    /// The predecessor resigned, and may serve still.
-    inherited: bool,
+    /// The predecessor resigned, and may serve still: how long it is waited for. Zero: not at all.
+    inherited: Duration,
     /// The addresses are on this box.
     acquired: bool,
     /// Somebody else who speaks for the addresses, since when, and when it was last heard.
@@ -217,6 +219,11 @@ enum Cause {
 /// accepted is answered in that time, and nothing is lost to it, for the predecessor serves on. One that is done sooner says
 /// priority 0 once more.
 const SETTLE: Duration = Duration::from_millis(32);
+/// The same for one that says priority 0 so often at once: it is one of us, and will say when it is done. Shorter than its
+/// linger.
+const SETTLE_OURS: Duration = Duration::from_millis(150);
+/// keepalived says priority 0 once or twice.
+pub const INSISTENT: u8 = 3;
 /// A link must have been up for so long: ports that come up bounce.
 const LINK_SETTLE: Duration = Duration::from_millis(500);
 
@@ -455,12 +462,8 @@ impl VirtualRouter {
 
     /// The rest of its sync group has taken its addresses.
     pub fn follow_up(&mut self, now: Micros) {
-        if let Role::Backup(backup) = &self.role {
-            let inherited = backup.wait == Wait::Resigned;
+        if let Role::Backup(_) = &self.role {
             self.promote(Why::Group, now);
-            if let Role::Active(active) = &mut self.role {
-                active.inherited = inherited;
-            }
         }
     }
 
@@ -549,7 +552,7 @@ impl VirtualRouter {
         let active = Active {
             next_advert: now,
             phase,
-            inherited: why == Why::PeerResigned,
+            inherited: self.settle(),
             acquired: false,
             rival: None,
             deaf: None,
@@ -564,6 +567,7 @@ impl VirtualRouter {
         Backup {
             basis,
             wait: Wait::Silence,
+            resignations: 0,
             interval: learned.unwrap_or(self.settings.interval),
             master,
             heard: basis,

@@ -21,7 +21,7 @@ use crate::vrrp::Family;
 use crate::vrrp::cluster::Cluster;
 use crate::vrrp::event::{Event, State};
 use crate::vrrp::judge::{Reason, Verdict, judge};
-use crate::vrrp::machine::{Action, Condition, Memory, VirtualRouter as Machine};
+use crate::vrrp::machine::{Action, Condition, INSISTENT, Memory, VirtualRouter as Machine};
 use crate::vrrp::packet::{Envelope, decode};
 use crate::vrrpd::arbiter::Arbiter;
 use crate::vrrpd::handover::{Doors, Handover};
@@ -353,7 +353,10 @@ impl Speaker {
             let Some(station) = self.stations.get_mut(i) else { continue };
             match action {
                 Action::Advertise(priority) => {
-                    if let Err(e) = station.advertise(priority)
+                    // An offer is said so often that a successor of ours knows whom it inherits from.
+                    let times = if std::mem::take(&mut station.offers) { INSISTENT } else { 1 };
+                    let sent = (0..times).try_for_each(|_| station.advertise(priority));
+                    if let Err(e) = sent
                         && station.tally.is_news(Finding::Unsent, now)
                     {
                         let text = format!("vrrp {}: advertisements cannot be sent: {e}", station.config.name);
@@ -364,6 +367,7 @@ impl Speaker {
                 Action::Announce => station.announce(station.config.announce.burst, now),
                 Action::Refresh => station.announce(1, now),
                 Action::Prepare => {
+                    station.offers = true;
                     station.handover = station.interface.as_ref().map(|at| Handover::prepare(&self.doors, at));
                 }
                 Action::Hold => {

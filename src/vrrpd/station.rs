@@ -46,6 +46,8 @@ pub struct Station {
     pub releasing: bool,
     /// Frames to send, and when: in order.
     frames: Frames,
+    /// The next advertisement offers the addresses to a peer.
+    pub offers: bool,
     /// A handover under way.
     pub handover: Option<Handover>,
     /// A question under way.
@@ -112,6 +114,7 @@ impl Station {
             why: None,
             releasing: false,
             frames: Frames::default(),
+            offers: false,
             handover: None,
             arbiter: None,
         }

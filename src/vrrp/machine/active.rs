@@ -37,9 +37,9 @@ impl VirtualRouter {
     pub fn acquired(&mut self, now: Micros) {
         let Role::Active(active) = &mut self.role else { return };
         active.acquired = true;
-        let settle = if active.inherited { SETTLE } else { Duration::ZERO };
+        let settle = active.inherited;
         let repeat = self.settings.repeat.iter().copied();
-        let again = AGAIN.into_iter().filter(|_| active.inherited);
+        let again = AGAIN.into_iter().filter(|_| !settle.is_zero());
         self.announcements.begin(now, settle, again.chain(repeat), self.settings.refresh);
         self.announce_due(now);
     }
@@ -102,7 +102,7 @@ impl VirtualRouter {
             Phase::Listening { .. } if !resigns => self.overtaken(said, now),
             // RFC 9568 6.4.3 (705). It may be the one that we have inherited from, done with what it had accepted.
             Phase::Holding | Phase::Listening { .. } if resigns => {
-                active.inherited = false;
+                active.inherited = Duration::ZERO;
                 self.advertise(now);
                 self.announcements.contest(now);
                 self.announce_due(now);

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::active::longest_offer;
-use super::{Preemption, Role, VirtualRouter, Wait};
+use super::{INSISTENT, Preemption, Role, SETTLE, SETTLE_OURS, VirtualRouter, Wait};
 use crate::time::Micros;
 use crate::vrrp::event::{Event, Why};
 use crate::vrrp::judge::Said;
@@ -37,6 +37,7 @@ impl VirtualRouter {
         let stays = said.priority >= self.priority() || !said.same_addresses || !self.may_preempt(now);
         let Role::Backup(backup) = &mut self.role else { return };
         if said.priority == Priority::RESIGN {
+            backup.resignations = backup.resignations.saturating_add(1);
             // RFC 9568 6.4.2 (430). Someone who cannot serve leaves it to others.
             let wait = if fit { Wait::Resigned } else { Wait::Unable };
             if backup.wait != Wait::Resigned {
@@ -45,7 +46,7 @@ impl VirtualRouter {
             backup.master = None;
         } else if stays {
             // (450), and the same for a lower one that may not be preempted.
-            (backup.basis, backup.wait) = (backup.basis.max(at), Wait::Silence);
+            (backup.basis, backup.wait, backup.resignations) = (backup.basis.max(at), Wait::Silence, 0);
             if version == Version::V3 {
                 backup.interval = said.interval;
             }
@@ -103,5 +104,15 @@ impl VirtualRouter {
             Preemption::Immediate => self.since,
         };
         self.condition.fit && !self.yielded && now >= self.held_until && now >= since.after(self.settings.preempt_delay)
+    }
+
+    /// How long a predecessor that resigned is to be waited for.
+    pub(super) fn settle(&self) -> Duration {
+        match &self.role {
+            Role::Backup(backup) if backup.wait != Wait::Resigned => Duration::ZERO,
+            Role::Backup(backup) if backup.resignations >= INSISTENT => SETTLE_OURS,
+            Role::Backup(_) => SETTLE,
+            Role::Initialize | Role::Active(_) | Role::Fault { .. } => Duration::ZERO,
+        }
     }
 }

@@ -203,6 +203,17 @@ fn a_predecessor_that_is_done_is_not_waited_for() {
 }
 
 #[test]
+fn one_of_us_that_resigns_is_waited_for_longer() {
+    let mut b = Bench::backup(settings());
+    b.hear(said(PEER, 150));
+    (0..INSISTENT).for_each(|_| drop(b.hear(said(PEER, 0))));
+    b.run_to(610);
+    b.router.acquired(b.now());
+    assert_eq!(b.run_to(758), []);
+    assert_eq!(b.run_to(760), [Action::Announce]);
+}
+
+#[test]
 fn who_lingers_says_when_it_is_done_and_nobody_else_does() {
     let mut b = Bench::active(settings());
     b.router.finished();
