@@ -5,8 +5,10 @@
 use std::net::{IpAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::net::listen;
+use crate::time::Micros;
 use crate::vrrpd::report::Interface;
 use crate::vrrpd::syn::SynTrap;
 
@@ -21,7 +23,15 @@ pub struct Handover {
     traps: Vec<SynTrap>,
     addresses: Vec<IpAddr>,
     closed: bool,
+    /// When what is held may be sent on.
+    resend_at: Option<Micros>,
+    /// Something is held until then.
+    waits: bool,
 }
+
+/// From the peer's announcement until connections are sent on to it: their clients must have heard it too, or they would
+/// answer the peer by way of this box, which knows nothing of them.
+const HEARD_BY_ALL: Duration = Duration::from_millis(4);
 
 impl Handover {
     /// Gets ready. What cannot be had costs clients a second, no more.
@@ -32,6 +42,8 @@ impl Handover {
             traps: traps.collect(),
             addresses: interface.places.iter().flat_map(|place| place.addresses.iter().copied()).collect(),
             closed: false,
+            resend_at: None,
+            waits: false,
         }
     }
 
@@ -59,16 +71,27 @@ impl Handover {
     }
 
     /// Reads what came, and sends it on if the peer has announced itself.
-    pub fn turn(&mut self) {
+    pub fn turn(&mut self, now: Micros) {
+        self.waits = false;
         for trap in &mut self.traps {
             // A trap whose interface is gone has nothing more to hold.
             let held = trap.collect().unwrap_or(0);
             if !self.closed {
                 trap.discard();
             } else if let (Some(peer), true) = (trap.seen_announcement(), held > 0) {
-                let _ = trap.resend(peer);
+                let at = *self.resend_at.get_or_insert(now.after(HEARD_BY_ALL));
+                if at <= now {
+                    let _ = trap.resend(peer);
+                } else {
+                    self.waits = true;
+                }
             }
         }
+    }
+
+    /// When [`Self::turn`] is to be called, beside when a descriptor is readable.
+    pub fn next(&self) -> Option<Micros> {
+        self.resend_at.filter(|_| self.waits)
     }
 
     /// What to wait for.

@@ -128,7 +128,8 @@ impl Speaker {
     fn wait(&self, notes: &Mailbox<Note>) -> io::Result<()> {
         let stations = || self.stations.iter();
         let frames = stations().filter_map(Station::next_frame);
-        let next = self.cluster.next_timeout().into_iter().chain(frames).chain([self.status_at]).min();
+        let held = stations().filter_map(|s| s.handover.as_ref()?.next());
+        let next = self.cluster.next_timeout().into_iter().chain(frames).chain(held).chain([self.status_at]).min();
         let ears = self.ears.values().map(AsFd::as_fd);
         let traps = stations().flat_map(|s| s.handover.iter().flat_map(Handover::descriptors));
         let arbiters = stations().filter_map(|s| s.arbiter.as_ref().map(AsFd::as_fd));
@@ -404,7 +405,7 @@ impl Speaker {
             let station = &mut self.stations[i];
             station.send_frames(now);
             if let Some(handover) = &mut station.handover {
-                handover.turn();
+                handover.turn(now);
             }
             if station.arbiter.as_ref().is_some_and(Arbiter::answered) {
                 self.keeper.send(Order::Close(Box::new(station.arbiter.take())));
