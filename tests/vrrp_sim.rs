@@ -266,7 +266,7 @@ impl World {
             }
             What::Released => {
                 self.nodes[i].holds = self.nodes[i].router.state() == State::Active;
-                self.call(i, VirtualRouter::released);
+                self.call(i, |router, _| router.released());
             }
             What::Timer | What::Resume => {}
         }

@@ -11,6 +11,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -75,7 +77,7 @@ impl fmt::Display for Lost {
 }
 
 /// From the fork to the first heartbeat: a long configuration takes its time to parse.
-const START_LIMIT: Duration = Duration::from_secs(10);
+pub(super) const START_LIMIT: Duration = Duration::from_secs(10);
 /// For a message with descriptors to be taken.
 const SEND_LIMIT: Duration = Duration::from_secs(2);
 /// For a process to end after SIGKILL; in uninterruptible sleep it takes longer, and is left to itself.
@@ -176,11 +178,7 @@ impl Child {
 
     /// The next message. Cancel-safe.
     pub(super) async fn next(&mut self) -> Result<FromProxy, Lost> {
-        let message = match self.channel.recv().await {
-            Ok(Some((message, _))) => message,
-            Ok(None) => return Err(Lost::Closed),
-            Err(e) => return Err(Lost::Garbled(e)),
-        };
+        let message = hear(&mut self.channel).await?;
         if let FromProxy::Heartbeat { workers, connections } = &message {
             self.watchdog.heartbeat(workers, clock::now());
             self.connections = *connections;
@@ -210,10 +208,7 @@ impl Child {
 
     /// Sends a message.
     pub(super) async fn send(&self, message: &ToProxy, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
-        match timeout(SEND_LIMIT, self.channel.send(message, descriptors)).await {
-            Ok(sent) => sent.map_err(Lost::Deaf),
-            Err(_) => Err(Lost::Deaf(io::ErrorKind::TimedOut.into())),
-        }
+        tell(&self.channel, message, descriptors).await
     }
 
     /// Lets it write its logs and leave for `limit`, then ends it.
@@ -231,6 +226,27 @@ impl Child {
         self.process.signal();
         drop(self.channel);
         self.process.reap().await
+    }
+}
+
+/// The next message of a child. Cancel-safe.
+pub(super) async fn hear<In: DeserializeOwned, Out: Serialize>(channel: &mut Channel<In, Out>) -> Result<In, Lost> {
+    match channel.recv().await {
+        Ok(Some((message, _))) => Ok(message),
+        Ok(None) => Err(Lost::Closed),
+        Err(e) => Err(Lost::Garbled(e)),
+    }
+}
+
+/// Sends a message to a child.
+pub(super) async fn tell<In: DeserializeOwned, Out: Serialize>(
+    channel: &Channel<In, Out>,
+    message: &Out,
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Lost> {
+    match timeout(SEND_LIMIT, channel.send(message, descriptors)).await {
+        Ok(sent) => sent.map_err(Lost::Deaf),
+        Err(_) => Err(Lost::Deaf(io::ErrorKind::TimedOut.into())),
     }
 }
 

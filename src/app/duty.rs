@@ -28,13 +28,13 @@ use tracing::{debug, error, warn};
 
 use crate::app::at;
 use crate::app::backoff::Backoff;
-use crate::app::child::{Lost, Program};
+use crate::app::child::{Lost, Program, descriptors};
 use crate::app::condition::Condition;
 use crate::app::notifier::{Change, Notifier};
 use crate::app::supervisor::identity;
 use crate::app::tracker::Tracker;
 use crate::app::vrrp::NOTE;
-use crate::app::vrrp::child::{VrrpChild, borrowed};
+use crate::app::vrrp::child::VrrpChild;
 use crate::app::vrrp::messages::{FromVrrp, Start, ToVrrp};
 use crate::config::Loaded;
 use crate::config::model::VirtualRouter;
@@ -161,8 +161,7 @@ impl Duty {
         if config.routers.is_empty() {
             return Ok(None);
         }
-        let takes = |addr: &IpAddr| addr.is_unspecified() || config.is_virtual(*addr);
-        let doors = listeners.iter().filter(|l| takes(&l.addr.ip())).flat_map(|l| &l.shards);
+        let doors = listeners.iter().filter(|l| config.is_reached_virtually(l.addr.ip())).flat_map(|l| &l.shards);
         let count = config.routers.len();
         let runs = |r: &Arc<VirtualRouter>| !r.track_scripts.is_empty() || r.notify.is_some() || r.webhook.is_some();
         let identity = config.routers.iter().any(runs).then(|| identity(&config.global.script_user)).flatten();
@@ -348,7 +347,7 @@ impl Duty {
             doors: self.doors.len(),
         });
         let mut fds = vec![self.guard.1.as_fd()];
-        fds.extend(borrowed(&self.doors));
+        fds.extend(descriptors(self.doors.iter()));
         let sent = child.send(&start, &fds).await;
         self.said = fitness;
         self.child = Some(child);

@@ -16,6 +16,7 @@ use crate::vrrp::judge::{Mismatch, Reason, Verdict, judge};
 use crate::vrrp::packet::{Advert, Authentication, Envelope, decode};
 use crate::vrrp::{Checksum, Family, Priority, Version};
 use crate::vrrpd::station::expectations;
+use crate::vrrpd::wire::LONGEST;
 use crate::vrrpd::{Netlink, Receiver, timeout_until};
 
 /// What was heard: for people, and whether it is as the file says.
@@ -23,9 +24,6 @@ pub(super) struct Heard {
     pub(super) text: String,
     pub(super) agrees: bool,
 }
-
-/// Longer than any advertisement.
-const LONGEST: usize = 8192;
 
 /// Listens for `long` on the interfaces of all virtual routers.
 ///
@@ -57,7 +55,7 @@ pub(super) fn run(config: &Config, long: Duration) -> Result<Heard, String> {
         }
         for ((interface, _), ear) in &ears {
             while let Ok(Some(heard)) = ear.recv(&mut buffer) {
-                let envelope = Envelope { source: heard.source, destination: heard.destination, ttl: heard.ttl };
+                let envelope = heard.envelope();
                 match decode(heard.payload, &envelope) {
                     Ok((advert, checksum)) => all.note(&config.routers, interface, &envelope, &advert, checksum),
                     Err(flaw) => all.add(heard.source, "?".to_owned(), vec![format!("no advertisement: {flaw}")]),
@@ -121,17 +119,14 @@ impl Findings {
 }
 
 fn describe(advert: &Advert) -> String {
-    let version = match advert.version {
-        Version::V2 => 2,
-        Version::V3 => 3,
-    };
     let list: Vec<String> = advert.addresses.iter().map(ToString::to_string).collect();
     let authentication = match advert.authentication {
         Authentication::None => "",
         Authentication::Pass(_) => ", with a password",
     };
     format!(
-        "version {version}, priority {}, every {:?}{authentication}, {}",
+        "version {}, priority {}, every {:?}{authentication}, {}",
+        advert.version.number(),
         advert.priority,
         advert.interval.get(),
         list.join(" ")

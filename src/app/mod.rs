@@ -244,7 +244,7 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(file) => {
             begin();
-            run(file)
+            with(file, |loaded| finish(supervisor::run(loaded)))
         }
         Command::Check { schema: true, .. } => print(&format!("{:#}\n", config::schema())),
         Command::Check { file, effective, .. } => check(file, effective),
@@ -258,8 +258,8 @@ pub fn main() -> ExitCode {
         Command::Vrrp(VrrpCommand::Maintenance { instance, switch }) => {
             tell(instance, &Request::Maintenance { on: switch == Switch::On })
         }
-        Command::Vrrp(VrrpCommand::Listen(file)) => hear(file),
-        Command::Vrrp(VrrpCommand::Release(file)) => release(file),
+        Command::Vrrp(VrrpCommand::Listen(file)) => with(file, hear),
+        Command::Vrrp(VrrpCommand::Release(file)) => with(file, |loaded| show(vrrp::release(&loaded.config))),
         Command::VrrpProcess(_) => finish(vrrp::run()),
         Command::Proxy { confinement, guarded } => {
             finish(proxy::run(confinement.identity(), confinement.supervisor, guarded))
@@ -274,19 +274,14 @@ fn begin() {
     process::close_inherited_on_exec();
 }
 
-fn run(file: File) -> ExitCode {
-    match file.load() {
-        Ok(loaded) => finish(supervisor::run(&loaded)),
-        Err(diagnostics) => bad_config(&diagnostics),
-    }
+/// Does `act` with the configuration in `file`, if it is valid.
+fn with(file: File, act: impl FnOnce(&Loaded) -> ExitCode) -> ExitCode {
+    file.load().map_or_else(|diagnostics| bad_config(&diagnostics), |loaded| act(&loaded))
 }
 
 fn check(file: File, effective: bool) -> ExitCode {
     if effective {
-        return match file.load() {
-            Ok(loaded) => print(&loaded.effective_masked()),
-            Err(diagnostics) => bad_config(&diagnostics),
-        };
+        return with(file, |loaded| print(&loaded.effective_masked()));
     }
     let name = file.path.display().to_string();
     let result = match file.node {
@@ -302,52 +297,36 @@ fn check(file: File, effective: bool) -> ExitCode {
     }
 }
 
-/// Asks the running instance, and shows its answer.
-fn tell(instance: Instance, request: &Request) -> ExitCode {
+/// Asks the running instance, and shows what `text` makes of its answer.
+fn ask(instance: Instance, request: &Request, text: impl FnOnce(&Value) -> String) -> ExitCode {
     match instance.socket() {
-        Ok(socket) => match client::ask(&socket, request) {
-            Ok(Value::String(text)) => print(&format!("{text}\n")),
-            Ok(other) => print(&format!("{other:#}\n")),
-            Err(error) => finish(Err(error)),
-        },
+        Ok(socket) => show(client::ask(&socket, request).map(|answer| text(&answer))),
         Err(diagnostics) => bad_config(&diagnostics),
     }
 }
 
+/// Has the running instance do something, and shows what it says of it.
+fn tell(instance: Instance, request: &Request) -> ExitCode {
+    ask(instance, request, |answer| match answer {
+        Value::String(text) => format!("{text}\n"),
+        other => format!("{other:#}\n"),
+    })
+}
+
 fn status(instance: Instance, json: bool) -> ExitCode {
-    match instance.socket() {
-        Ok(socket) => match client::ask(&socket, &Request::Status) {
-            Ok(status) if json => print(&format!("{status:#}\n")),
-            Ok(status) => print(&client::describe(&status)),
-            Err(error) => finish(Err(error)),
-        },
-        Err(diagnostics) => bad_config(&diagnostics),
-    }
+    ask(instance, &Request::Status, |status| if json { format!("{status:#}\n") } else { client::describe(status) })
 }
 
 /// Longer than any usual interval.
 const LISTEN: Duration = Duration::from_secs(5);
 
-fn hear(file: File) -> ExitCode {
-    match file.load() {
-        Ok(loaded) => match listen::run(&loaded.config, LISTEN) {
-            Ok(heard) => {
-                print(&heard.text);
-                if heard.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE }
-            }
-            Err(error) => finish(Err(error)),
-        },
-        Err(diagnostics) => bad_config(&diagnostics),
-    }
-}
-
-fn release(file: File) -> ExitCode {
-    match file.load() {
-        Ok(loaded) => match vrrp::release(&loaded.config) {
-            Ok(text) => print(&text),
-            Err(error) => finish(Err(error)),
-        },
-        Err(diagnostics) => bad_config(&diagnostics),
+fn hear(loaded: &Loaded) -> ExitCode {
+    match listen::run(&loaded.config, LISTEN) {
+        Ok(heard) => {
+            print(&heard.text);
+            if heard.agrees { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+        }
+        Err(error) => finish(Err(error)),
     }
 }
 
@@ -360,6 +339,11 @@ fn bad_config(diagnostics: &Diagnostics) -> ExitCode {
 fn print(text: &str) -> ExitCode {
     let _ = std::io::stdout().write_all(text.as_bytes());
     ExitCode::SUCCESS
+}
+
+/// Writes `text` to stdout, or what went wrong to stderr.
+fn show(text: Result<String, String>) -> ExitCode {
+    text.map_or_else(|error| finish(Err(error)), |text| print(&text))
 }
 
 /// Resolves at `when`, never when there is none.

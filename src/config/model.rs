@@ -48,10 +48,12 @@ pub struct Config {
 impl Config {
     /// Whether `ip` is an address of a virtual router, so that this box need not hold it.
     pub fn is_virtual(&self, ip: IpAddr) -> bool {
-        let addresses = |router: &Arc<VirtualRouter>| {
-            router.addresses.iter().chain(&router.excluded).any(|address| address.ip == ip)
-        };
-        self.routers.iter().any(addresses)
+        self.routers.iter().flat_map(|router| router.all_addresses()).any(|address| address.ip == ip)
+    }
+
+    /// Whether an address of a virtual router leads to what is bound to `ip`.
+    pub fn is_reached_virtually(&self, ip: IpAddr) -> bool {
+        if ip.is_unspecified() { !self.routers.is_empty() } else { self.is_virtual(ip) }
     }
 }
 

@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use super::diagnostic::Problems;
 use super::document::{Item, Place, Table};
 use super::model::{Config, VirtualRouter};
-use crate::vrrp::Version;
 
 /// What one box runs, and where that is written.
 pub(super) struct Node {
@@ -43,7 +42,7 @@ pub(super) fn check(nodes: &[Node], count: usize, problems: &mut Problems) {
             problems.warning(one.item.key, message);
         }
         same("virtual_router_id", &members, |router| router.vrid.to_string(), problems);
-        same("version", &members, version, problems);
+        same("version", &members, |router| router.version.number().to_string(), problems);
         same("advert_interval", &members, |router| format!("{:?}", router.advert_interval.get()), problems);
         same("virtual_addresses", &members, addresses, problems);
         same("unicast_peers", &members, cast, problems);
@@ -85,14 +84,6 @@ fn disagree(key: &str, first: &Member<'_>, other: &Member<'_>, message: String, 
     if at != place {
         problem.note("the other is at", at);
     }
-}
-
-fn version(router: &VirtualRouter) -> String {
-    match router.version {
-        Version::V2 => "2",
-        Version::V3 => "3",
-    }
-    .to_owned()
 }
 
 /// What is advertised, in the same order everywhere.

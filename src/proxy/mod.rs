@@ -323,7 +323,6 @@ struct ListenerSeed {
 impl ListenerSeed {
     fn context(self) -> ListenerCtx {
         let listener = &self.config.listeners[self.index];
-        let tracked = self.is_tracked();
         ListenerCtx {
             name: Arc::clone(&listener.name),
             index: self.index,
@@ -333,15 +332,8 @@ impl ListenerSeed {
             max_connections: listener.max_connections,
             counters: self.counters,
             max_total: self.config.global.max_connections as usize,
-            tracked,
+            tracked: self.config.is_reached_virtually(self.address.ip()),
         }
-    }
-
-    /// Whether an address of a virtual router leads to the listener.
-    fn is_tracked(&self) -> bool {
-        let ip = self.address.ip();
-        let mut virtual_addresses = self.config.routers.iter().flat_map(|r| r.addresses.iter().chain(&r.excluded));
-        virtual_addresses.any(|a| ip.is_unspecified() || ip == a.ip)
     }
 }
 

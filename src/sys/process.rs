@@ -83,12 +83,6 @@ pub fn limit_urgent_run(longest: std::time::Duration) {
     let _ = rustix::process::setrlimit(Resource::Rttime, Rlimit { current: Some(micros), maximum: Some(micros) });
 }
 
-/// Whether all memory may be locked: with a limit, locking future memory too would make allocations fail.
-pub fn may_lock_memory() -> bool {
-    let unlimited = rustix::process::getrlimit(Resource::Memlock).current.is_none();
-    unlimited || rustix::thread::capabilities(None).is_ok_and(|has| has.effective.contains(CapabilitySet::IPC_LOCK))
-}
-
 /// Whether this process can become another user.
 pub fn can_change_user() -> bool {
     let needed = CapabilitySet::SETUID | CapabilitySet::SETGID;

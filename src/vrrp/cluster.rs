@@ -48,8 +48,7 @@ impl Cluster {
         if before == after || group.is_none() {
             return;
         }
-        for (i, other) in self.members.iter_mut().enumerate().filter(|(i, m)| *i != index && m.group == group) {
-            debug_assert_ne!(i, index);
+        for (_, other) in self.members.iter_mut().enumerate().filter(|(i, m)| *i != index && m.group == group) {
             match (before, after) {
                 (_, State::Active) => other.router.follow_up(now),
                 // Ends with the rest of the program, by its own call.

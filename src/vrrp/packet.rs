@@ -132,11 +132,7 @@ impl Advert {
         let addresses = &self.addresses[..self.addresses.len().min(MAX_ADDRESSES)];
         let count = u8::try_from(addresses.len()).unwrap_or(u8::MAX);
         let mut bytes = Vec::with_capacity(HEADER + 16 * addresses.len() + AUTHENTICATION);
-        let version: u8 = match self.version {
-            Version::V2 => 2,
-            Version::V3 => 3,
-        };
-        bytes.extend([version << 4 | ADVERTISEMENT, self.vrid.get(), self.priority.0, count]);
+        bytes.extend([self.version.number() << 4 | ADVERTISEMENT, self.vrid.get(), self.priority.0, count]);
         // The authentication's type and its data.
         let (kind, data) = match (self.authentication, family) {
             (Authentication::Pass(Password(field)), Family::V4) => (AUTH_PASS, field),

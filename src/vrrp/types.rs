@@ -14,6 +14,16 @@ pub enum Version {
     V3,
 }
 
+impl Version {
+    /// 2 or 3, as on the wire.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V2 => 2,
+            Self::V3 => 3,
+        }
+    }
+}
+
 /// Family of the addresses of a virtual router; one router has one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Family {

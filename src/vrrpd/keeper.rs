@@ -4,7 +4,7 @@
 //! Whatever changes, the kernel is asked for everything there is, and what that means is worked out anew: a change that is
 //! missed, or comes in another order, does no harm.
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 use std::io;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -74,12 +74,6 @@ struct Seat {
     adopted: Vec<IpAddr>,
     said: Option<Option<Interface>>,
     tracked: Option<Fitness>,
-}
-
-impl Seat {
-    fn all(&self) -> impl Iterator<Item = &VirtualAddress> {
-        self.config.addresses.iter().chain(&self.config.excluded)
-    }
 }
 
 impl Keeper {
@@ -206,7 +200,8 @@ impl Keeper {
 
     /// Takes away what is ours by mark or note and is not to be held.
     fn clear_up(&mut self) {
-        let held: Vec<IpAddr> = self.seats.iter().filter(|s| s.held).flat_map(|s| s.all().map(|a| a.ip)).collect();
+        let held: Vec<IpAddr> =
+            self.seats.iter().filter(|s| s.held).flat_map(|s| s.config.all_addresses().map(|a| a.ip)).collect();
         for stale in journal::stale(self.journal.entries(), &self.links, &self.addresses) {
             if held.contains(&stale.ip) {
                 continue;
@@ -255,13 +250,13 @@ impl Keeper {
                 // An owner's address is the interface's own.
                 let virtual_ones: Vec<IpAddr> = match config.priority {
                     Priority::OWNER => Vec::new(),
-                    _ => self.seats.iter().flat_map(|s| s.all().map(|a| a.ip)).collect(),
+                    _ => self.seats.iter().flat_map(|s| s.config.all_addresses().map(|a| a.ip)).collect(),
                 };
                 source_address(&self.addresses, link.index, config.family, &virtual_ones)
             }
         };
         let mut places: Vec<Place> = Vec::new();
-        for address in seat.all() {
+        for address in seat.config.all_addresses() {
             let at = self.link(&address.interface).filter(|link| link.up && link.running)?;
             match places.iter_mut().find(|place| place.index == at.index) {
                 Some(place) => place.addresses.push(address.ip),
@@ -298,7 +293,8 @@ impl Keeper {
                 link.up && !self.addresses.iter().any(|a| a.ifindex == link.index && a.ip == address.ip)
             })
         };
-        let missing: Vec<String> = seat.all().filter(is_missing).map(|address| address.ip.to_string()).collect();
+        let missing: Vec<String> =
+            seat.config.all_addresses().filter(is_missing).map(|address| address.ip.to_string()).collect();
         if missing.is_empty() {
             return;
         }
@@ -337,8 +333,8 @@ impl Keeper {
 
     /// Puts the addresses on the box; false when that failed, which is said.
     fn put(&mut self, i: usize) -> bool {
-        let wanted: Vec<VirtualAddress> = self.seats[i].all().cloned().collect();
-        let noted: HashMap<IpAddr, ()> = self.journal.entries().iter().map(|entry| (entry.ip, ())).collect();
+        let wanted: Vec<VirtualAddress> = self.seats[i].config.all_addresses().cloned().collect();
+        let noted: HashSet<IpAddr> = self.journal.entries().iter().map(|entry| entry.ip).collect();
         if let Err(e) = self.journal.record(&wanted) {
             self.say(Report::Trouble(format!("{e}: after a crash the addresses may have to be removed by hand")));
         }
@@ -353,7 +349,7 @@ impl Keeper {
             let added = foreign.map_or_else(|| self.netlink.add(address, index), |_| Ok(Added::Adopted));
             match added {
                 Ok(Added::New | Added::Ours) => {}
-                Ok(Added::Adopted) if noted.contains_key(&address.ip) => {}
+                Ok(Added::Adopted) if noted.contains(&address.ip) => {}
                 Ok(Added::Adopted) => {
                     // Not ours to remove, whoever reads the note.
                     if let Err(e) = self.journal.forget([address]) {
@@ -418,7 +414,7 @@ impl Keeper {
         self.tokens += 1;
         let token = self.tokens;
         seat.leaving = Some((token, clock::micros().after(ABORT_LIMIT)));
-        let addresses = seat.all().map(|address| address.ip).collect();
+        let addresses = seat.config.all_addresses().map(|address| address.ip).collect();
         self.say(Report::Leaving { token, addresses });
     }
 
@@ -446,7 +442,8 @@ impl Keeper {
         // What kept them off this box does so until `retry_at`, or they would be back as soon as they have moved.
         (seat.held, seat.leaving) = (false, None);
         let adopted = std::mem::take(&mut self.seats[i].adopted);
-        let ours: Vec<VirtualAddress> = self.seats[i].all().filter(|a| !adopted.contains(&a.ip)).cloned().collect();
+        let ours: Vec<VirtualAddress> =
+            self.seats[i].config.all_addresses().filter(|a| !adopted.contains(&a.ip)).cloned().collect();
         for address in &ours {
             // Without its interface an address is gone.
             let Some(index) = self.link(&address.interface).map(|link| link.index) else { continue };

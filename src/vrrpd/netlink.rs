@@ -201,16 +201,6 @@ impl Netlink {
         self.addresses_of(0)
     }
 
-    /// The addresses that we or an earlier process of ours put there; none on a kernel without tags.
-    ///
-    /// # Errors
-    /// As [`Netlink::links`].
-    pub fn addresses_tagged(&mut self) -> Result<Vec<Address>, NetlinkError> {
-        let mut found = self.addresses()?;
-        found.retain(|address| address.tagged);
-        Ok(found)
-    }
-
     /// Puts `address` on the interface `ifindex`, as the module's documentation says. IPv6: it is to be announced after
     /// [`Netlink::await_reception`] only.
     ///
@@ -469,6 +459,11 @@ mod tests {
         host.run(|| Netlink::open().unwrap())
     }
 
+    /// The addresses with our mark.
+    fn tagged(netlink: &mut Netlink) -> Vec<Address> {
+        netlink.addresses().unwrap().into_iter().filter(|address| address.tagged).collect()
+    }
+
     /// The routes of `host` but those to single addresses of its own.
     fn routes(host: &Host) -> String {
         let all = [host.ip_output("-4 route show table all"), host.ip_output("-6 route show table all")].concat();
@@ -519,7 +514,7 @@ mod tests {
             );
             assert_eq!(netlink.add(&wanted, host.ifindex).unwrap(), Added::New);
             assert!(netlink.await_reception(&[wanted.ip], host.ifindex, limit).unwrap());
-            let tagged = netlink.addresses_tagged().unwrap();
+            let tagged = tagged(&mut netlink);
             let found = tagged.iter().find(|found| found.ip == wanted.ip).unwrap();
             assert_eq!(
                 *found,
@@ -586,7 +581,7 @@ mod tests {
         ] {
             assert_eq!(netlink.add(&virtual_address(address, None), host.ifindex).unwrap(), found, "{address}");
         }
-        let tagged: Vec<_> = netlink.addresses_tagged().unwrap().iter().map(|a| (a.ip, a.prefix)).collect();
+        let tagged: Vec<_> = tagged(&mut netlink).iter().map(|a| (a.ip, a.prefix)).collect();
         assert_eq!(tagged, [(ip("192.0.2.101"), 24), (ip("2001:db8::101"), 64)]);
     }
 

@@ -31,8 +31,8 @@ pub enum Note {
     Fitness(usize, Fitness),
     /// What was under way when peers took over has been answered.
     Finished,
-    /// Hand over this router, or all.
-    HandOver(Option<usize>),
+    /// Hand over this router.
+    HandOver(usize),
     /// Hand over what can be, end in any case; [`Report::Stopped`] follows.
     Stop,
     /// The same without waiting for anybody.

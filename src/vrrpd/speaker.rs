@@ -6,7 +6,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,15 +21,15 @@ use crate::vrrp::cluster::Cluster;
 use crate::vrrp::event::{Event, State};
 use crate::vrrp::judge::{Reason, Verdict, judge};
 use crate::vrrp::machine::{Action, Condition, INSISTENT, Memory, VirtualRouter as Machine};
-use crate::vrrp::packet::{Envelope, decode};
+use crate::vrrp::packet::{Envelope, Malformed, decode};
 use crate::vrrpd::arbiter::Arbiter;
 use crate::vrrpd::handover::{Doors, Handover};
 use crate::vrrpd::mailbox::{Mailbox, Post};
-use crate::vrrpd::report::{Finding, Interface, Note, Order, Report, RouterStatus, Status};
-use crate::vrrpd::station::{Station, settings};
+use crate::vrrpd::report::{Finding, Fitness, Interface, Note, Order, Report, RouterStatus, Status};
+use crate::vrrpd::station::{Begin, Station, settings};
 use crate::vrrpd::tally::{Tally, Told};
 use crate::vrrpd::timeout_until;
-use crate::vrrpd::wire::Receiver;
+use crate::vrrpd::wire::{LONGEST, Receiver};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -43,8 +42,6 @@ pub struct Speaker {
     /// What no router is concerned by.
     strangers: Tally,
     told: Told,
-    started: Vec<bool>,
-    memories: Vec<Option<Memory>>,
     stopping: bool,
     changed: bool,
     status_at: Micros,
@@ -56,14 +53,12 @@ pub struct Speaker {
 const STATUS_EVERY: Duration = Duration::from_millis(250);
 /// Packets of one socket in a row, so that a flood does not keep the timers from being looked at.
 const BATCH: usize = 4096;
-/// Of what is longer than an advertisement can be only the beginning is read.
-const LONGEST: usize = 8192;
 
 impl Speaker {
     /// Routers that begin, or go on, once their interfaces are known.
     pub fn new(
         routers: &[Arc<VirtualRouter>],
-        fitness: Vec<crate::vrrpd::report::Fitness>,
+        fitness: Vec<Fitness>,
         memories: Vec<Option<Memory>>,
         doors: Doors,
         keeper: Post<Order>,
@@ -73,7 +68,7 @@ impl Speaker {
         let mut cluster = Cluster::default();
         let mut groups: Vec<&str> = Vec::new();
         let mut stations = Vec::new();
-        for (config, fitness) in routers.iter().zip(fitness) {
+        for ((config, fitness), memory) in routers.iter().zip(fitness).zip(memories) {
             let condition = Condition { link: false, fit: fitness.fit, ready: fitness.ready, adjust: fitness.adjust };
             let group = config.sync_group.as_deref().map(|name| {
                 groups.iter().position(|known| *known == name).unwrap_or_else(|| {
@@ -82,17 +77,16 @@ impl Speaker {
                 })
             });
             cluster.add(Machine::new(settings(config), condition, now), group);
-            stations.push(Station::new(Arc::clone(config), fitness));
+            let begin = memory.map_or(Begin::Anew, Begin::Resumed);
+            stations.push(Station::new(Arc::clone(config), fitness, begin));
         }
         Self {
             cluster,
-            started: vec![false; stations.len()],
             stations,
             ears: HashMap::new(),
             doors,
             strangers: Tally::default(),
             told: Told::default(),
-            memories,
             stopping: false,
             changed: true,
             status_at: now,
@@ -155,15 +149,12 @@ impl Speaker {
                 let Some(ear) = self.ears.get(&place) else { break };
                 match ear.recv(buffer) {
                     Ok(Some(heard)) => {
-                        let envelope =
-                            Envelope { source: heard.source, destination: heard.destination, ttl: heard.ttl };
-                        let payload = heard.payload.to_vec();
-                        self.judge(place, &envelope, &payload, heard.at);
+                        self.judge(place, &heard.envelope(), heard.payload, heard.at);
                         self.act();
                     }
                     Ok(None) => break,
                     Err(e) if e.kind() == io::ErrorKind::InvalidData => {
-                        self.strangers.dropped(Reason::Malformed(crate::vrrp::packet::Malformed::TooShort));
+                        self.strangers.dropped(Reason::Malformed(Malformed::TooShort));
                     }
                     Err(e) => {
                         self.deaf(place, &e);
@@ -267,28 +258,20 @@ impl Speaker {
                     // There is no address left for which the doors would be closed.
                     open_doors(station, &self.keeper);
                 }
-                self.cluster.with(i, now, |router| router.released(now));
-                self.ended();
+                self.cluster.with(i, now, Machine::released);
             }
             Note::Finished => {
                 for i in 0..self.stations.len() {
                     self.cluster.with(i, now, Machine::finished);
                 }
             }
-            Note::HandOver(Some(i)) => self.cluster.hand_over(i, now),
-            Note::HandOver(None) => {
-                for i in 0..self.stations.len() {
-                    self.cluster.hand_over(i, now);
-                }
-            }
+            Note::HandOver(i) => self.cluster.hand_over(i, now),
             Note::Stop | Note::StopNow => {
                 self.stopping = true;
                 for i in 0..self.stations.len() {
                     let at_once = matches!(note, Note::StopNow);
                     self.cluster.with(i, now, |router| if at_once { router.stop_now(now) } else { router.stop(now) });
                 }
-                self.act();
-                self.ended();
             }
             Note::End => {}
         }
@@ -322,14 +305,12 @@ impl Speaker {
         let source = self.stations.get(i).and_then(Station::source);
         self.cluster.with(i, now, |router| router.set_source(source));
         self.change(i, now, |_| ());
-        if let Some(started @ false) = self.started.get_mut(i) {
-            *started = true;
-            let memory = self.memories.get_mut(i).and_then(Option::take);
-            self.cluster.with(i, now, |router| match &memory {
-                Some(memory) => router.resume(memory, now),
-                None => router.start(now),
-            });
-        }
+        let begin = self.stations.get_mut(i).and_then(|station| station.begin.take());
+        self.cluster.with(i, now, |router| match begin {
+            Some(Begin::Anew) => router.start(now),
+            Some(Begin::Resumed(memory)) => router.resume(&memory, now),
+            None => {}
+        });
     }
 
     /// Changes what a router's right depends on.
@@ -415,15 +396,6 @@ impl Speaker {
         }
     }
 
-    /// Says so when stopping is done.
-    fn ended(&mut self) {
-        let out = self.cluster.routers().all(|router| router.state() == State::Initialize);
-        if self.stopping && out && self.stations.iter().all(|station| !station.releasing) {
-            self.stopping = false;
-            self.say(Report::Stopped);
-        }
-    }
-
     fn report(&mut self, now: Micros) {
         if self.changed || self.status_at <= now {
             self.changed = false;
@@ -432,8 +404,10 @@ impl Speaker {
             let routers = all.map(|(station, router)| status(station, router, now)).collect();
             self.say(Report::Status(Status { routers, drops: self.strangers.drops() }));
         }
-        if self.stopping {
-            self.ended();
+        let out = || self.cluster.routers().all(|router| router.state() == State::Initialize);
+        if self.stopping && out() && self.stations.iter().all(|station| !station.releasing) {
+            self.stopping = false;
+            self.say(Report::Stopped);
         }
     }
 }
@@ -468,11 +442,8 @@ fn status(station: &Station, router: &Machine, now: Micros) -> RouterStatus {
         ready: router.condition().ready,
         interface: Arc::clone(&config.interface),
         virtual_router_id: config.vrid.get(),
-        version: match config.version {
-            crate::vrrp::Version::V2 => 2,
-            crate::vrrp::Version::V3 => 3,
-        },
-        addresses: config.addresses.iter().chain(&config.excluded).map(|a| a.ip).collect::<Vec<IpAddr>>(),
+        version: config.version.number(),
+        addresses: config.all_addresses().map(|address| address.ip).collect(),
         peers: station.tally.peers(now),
         sent: station.tally.sent,
         received: station.tally.received,

@@ -10,7 +10,7 @@ use crate::time::Micros;
 use crate::vrrp::announce::announcement;
 use crate::vrrp::event::Why;
 use crate::vrrp::judge::Expectations;
-use crate::vrrp::machine::{Preemption, Settings};
+use crate::vrrp::machine::{Memory, Preemption, Settings};
 use crate::vrrp::packet::{Advert, Authentication, GROUP_V4, GROUP_V6};
 use crate::vrrp::{Family, Priority};
 use crate::vrrpd::arbiter::Arbiter;
@@ -52,6 +52,17 @@ pub struct Station {
     pub handover: Option<Handover>,
     /// A question under way.
     pub arbiter: Option<Arbiter>,
+    /// How it begins, until it has.
+    pub begin: Option<Begin>,
+}
+
+/// How a router begins once its interface is known.
+#[derive(Debug)]
+pub enum Begin {
+    /// With nothing.
+    Anew,
+    /// Where a predecessor of this process stopped.
+    Resumed(Memory),
 }
 
 /// Announcements to come: place, address, and how many frames each.
@@ -100,7 +111,7 @@ pub fn expectations(config: &VirtualRouter) -> Expectations {
 
 impl Station {
     /// One without sockets.
-    pub fn new(config: Arc<VirtualRouter>, fitness: Fitness) -> Self {
+    pub fn new(config: Arc<VirtualRouter>, fitness: Fitness, begin: Begin) -> Self {
         Self {
             expected: expectations(&config),
             config,
@@ -117,6 +128,7 @@ impl Station {
             offers: false,
             handover: None,
             arbiter: None,
+            begin: Some(begin),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV6};
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
@@ -16,14 +16,10 @@ use crate::sys::datagram::{self, Datagram};
 use crate::sys::sockopt::{set_receive_destination_v6, set_receive_time};
 use crate::time::Micros;
 use crate::vrrp::Family;
+use crate::vrrp::packet::{Envelope, GROUP_V4, GROUP_V6, PROTOCOL, TTL};
 
-/// Where multicast advertisements over IPv4 go (RFC 9568 5.1.1.2).
-pub const GROUP_V4: Ipv4Addr = Ipv4Addr::new(224, 0, 0, 18);
-/// Where multicast advertisements over IPv6 go (RFC 9568 5.1.2.2).
-pub const GROUP_V6: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 0x12);
-
-/// Of VRRP (RFC 9568 5.1.1.4).
-const PROTOCOL: u8 = 112;
+/// Bytes of a buffer for [`Receiver::recv`]: of what is longer than an advertisement can be, the beginning is enough.
+pub const LONGEST: usize = 8192;
 
 /// A received packet of protocol 112; nothing of it has been checked but its IP header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +34,13 @@ pub struct Heard<'a> {
     pub at: Micros,
     /// What follows the IP header.
     pub payload: &'a [u8],
+}
+
+impl Heard<'_> {
+    /// What its IP header says.
+    pub fn envelope(&self) -> Envelope {
+        Envelope { source: self.source, destination: self.destination, ttl: self.ttl }
+    }
 }
 
 /// Hears the advertisements of one family that come in by one interface, multicast and unicast.
@@ -133,8 +136,8 @@ impl Sender {
         socket.attach_filter(Filter::new().refuse().program())?;
         match source {
             IpAddr::V4(_) => {
-                socket.set_ttl_v4(TTL)?;
-                socket.set_multicast_ttl_v4(TTL)?;
+                socket.set_ttl_v4(TTL.into())?;
+                socket.set_multicast_ttl_v4(TTL.into())?;
                 socket.set_tos_v4(INTERNETWORK_CONTROL)?;
                 socket.set_multicast_loop_v4(false)?;
                 // Clears the DF bit, and with it the kernel gives each packet an identification, as keepalived does.
@@ -147,8 +150,8 @@ impl Sender {
                 )?;
             }
             IpAddr::V6(_) => {
-                socket.set_unicast_hops_v6(TTL)?;
-                socket.set_multicast_hops_v6(TTL)?;
+                socket.set_unicast_hops_v6(TTL.into())?;
+                socket.set_multicast_hops_v6(TTL.into())?;
                 socket.set_tclass_v6(INTERNETWORK_CONTROL)?;
                 socket.set_multicast_loop_v6(false)?;
                 socket.set_multicast_if_v6(ifindex)?;
@@ -175,8 +178,6 @@ impl Sender {
     }
 }
 
-/// A packet that has been through a router has less (RFC 9568 5.1.1.3, 5.1.2.3).
-const TTL: u32 = 255;
 /// Differentiated services field, class selector 6, as keepalived sends it.
 const INTERNETWORK_CONTROL: u32 = 0xc0;
 /// Of the queues between us and the wire: the first band; 802.1p where a VLAN maps it. The highest without a privilege.

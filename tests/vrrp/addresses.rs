@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use bascule::vrrp::Family;
-use bascule::vrrp::packet::{Envelope, decode};
+use bascule::vrrp::packet::decode;
 use bascule::vrrpd::{Ether, Receiver};
 
 use crate::lab::{Host, INTERFACE, Lab};
@@ -153,8 +153,7 @@ fn addresses_are_put_on_as_configured_announced_and_only_some_advertised() {
     let mut buffer = [0; 2048];
     let advert = wait_for("an advertisement", || {
         let heard = ear.recv(&mut buffer).unwrap()?;
-        let envelope = Envelope { source: heard.source, destination: heard.destination, ttl: heard.ttl };
-        Some(decode(heard.payload, &envelope).unwrap().0)
+        Some(decode(heard.payload, &heard.envelope()).unwrap().0)
     });
     assert_eq!(advert.addresses, all[..2]);
 

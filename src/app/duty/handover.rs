@@ -116,7 +116,7 @@ impl Duty {
                 let routers: Vec<usize> = of.iter().copied().collect();
                 self.stage = Stage::Handing { of, failed: false, until: Instant::now() + HANDOVER_LIMIT };
                 for router in routers {
-                    self.tell(ToVrrp::HandOver { router: Some(router) }).await;
+                    self.tell(ToVrrp::HandOver { router }).await;
                 }
             }
         }

@@ -1,12 +1,12 @@
 //! The vrrp process as the supervisor sees it.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 use std::time::Duration;
 
 use tokio::time::timeout;
 
-use crate::app::child::{Lost, Program, Spawned};
+use crate::app::child::{self, Lost, Program, START_LIMIT, Spawned};
 use crate::app::vrrp::messages::{FromVrrp, ToVrrp, ToVrrpChannel};
 use crate::app::watchdog::{Verdict, Watchdog};
 use crate::ipc::{self, Limits};
@@ -21,9 +21,6 @@ pub(in crate::app) struct VrrpChild {
 
 /// Its urgent thread says something four times a second.
 const SILENCE: Duration = Duration::from_secs(2);
-const START_LIMIT: Duration = Duration::from_secs(10);
-/// For a message to be taken.
-const SEND_LIMIT: Duration = Duration::from_secs(2);
 
 impl VrrpChild {
     /// Starts one.
@@ -41,14 +38,9 @@ impl VrrpChild {
 
     /// The next message. Cancel-safe.
     pub(in crate::app) async fn next(&mut self) -> Result<FromVrrp, Lost> {
-        match self.channel.recv().await {
-            Ok(Some((message, _))) => {
-                self.watchdog.heartbeat(&[], clock::now());
-                Ok(message)
-            }
-            Ok(None) => Err(Lost::Closed),
-            Err(e) => Err(Lost::Garbled(e)),
-        }
+        let message = child::hear(&mut self.channel).await?;
+        self.watchdog.heartbeat(&[], clock::now());
+        Ok(message)
     }
 
     /// Whether it still runs well; to be called several times a second.
@@ -58,10 +50,7 @@ impl VrrpChild {
 
     /// Sends a message.
     pub(in crate::app) async fn send(&self, message: &ToVrrp, descriptors: &[BorrowedFd<'_>]) -> Result<(), Lost> {
-        match timeout(SEND_LIMIT, self.channel.send(message, descriptors)).await {
-            Ok(sent) => sent.map_err(Lost::Deaf),
-            Err(_) => Err(Lost::Deaf(io::ErrorKind::TimedOut.into())),
-        }
+        child::tell(&self.channel, message, descriptors).await
     }
 
     /// Lets it leave for `limit`, then ends it.
@@ -81,9 +70,4 @@ impl VrrpChild {
         drop(channel);
         how
     }
-}
-
-/// Borrows descriptors for a message.
-pub(in crate::app) fn borrowed<T: AsFd>(of: &[T]) -> Vec<BorrowedFd<'_>> {
-    of.iter().map(AsFd::as_fd).collect()
 }

@@ -19,10 +19,10 @@ pub(in crate::app) enum ToVrrp {
     Fitness(Vec<Fitness>),
     /// Another proxy serves. Descriptor: its pidfd.
     Proxy,
-    /// Give the addresses of one router, or of all, to a peer.
+    /// Give the addresses of a router to a peer.
     HandOver {
         /// Its number.
-        router: Option<usize>,
+        router: usize,
     },
     /// Give them to a peer if there is one, and take no more part; [`FromVrrp::Stopped`] follows.
     Stop,

@@ -145,9 +145,7 @@ impl Guardian {
         let memories: Vec<_> = routers.iter().map(memory).collect();
         let resumed: Vec<bool> = memories.iter().map(|m| m.as_ref().is_some_and(|m| m.active)).collect();
 
-        if process::may_lock_memory()
-            && let Err(e) = schedule::lock_memory()
-        {
+        if let Err(e) = schedule::lock_memory() {
             warn!(error = %e, "memory not locked");
         }
         process::keep_capabilities(NEEDED | CapabilitySet::KILL | CapabilitySet::SYS_NICE)

@@ -72,6 +72,13 @@ pub struct VirtualRouter {
     pub webhook: Option<Arc<str>>,
 }
 
+impl VirtualRouter {
+    /// Everything that moves: `addresses`, then `excluded`.
+    pub fn all_addresses(&self) -> impl Iterator<Item = &VirtualAddress> {
+        self.addresses.iter().chain(&self.excluded)
+    }
+}
+
 /// One of `virtual_addresses` or `excluded_addresses`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualAddress {

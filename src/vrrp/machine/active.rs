@@ -45,7 +45,7 @@ impl VirtualRouter {
     }
 
     /// The addresses are off this box.
-    pub fn released(&mut self, _now: Micros) {
+    pub fn released(&mut self) {
         if let Role::Backup(backup) = &mut self.role
             && let Some(word) = backup.last_word.take()
         {
@@ -99,7 +99,6 @@ impl VirtualRouter {
                 self.announcements.end();
                 self.push(Action::Hold);
             }
-            Phase::Listening { .. } if !resigns => self.overtaken(said, now),
             // RFC 9568 6.4.3 (705). It may be the one that we have inherited from, done with what it had accepted.
             Phase::Holding | Phase::Listening { .. } if resigns => {
                 active.inherited = Duration::ZERO;
@@ -107,12 +106,13 @@ impl VirtualRouter {
                 self.announcements.contest(now);
                 self.announce_due(now);
             }
-            Phase::Holding | Phase::Listening { .. } if loses => {
+            Phase::Listening { .. } => self.overtaken(said, now),
+            Phase::Holding if loses => {
                 let why = if said.priority == self.priority() { Why::Tie } else { Why::HigherPriority };
                 self.yield_to(said, why, now);
             }
-            Phase::Holding | Phase::Listening { .. } if overdue => self.overtaken(said, now),
-            Phase::Holding | Phase::Listening { .. } => self.rival(said, at, now),
+            Phase::Holding if overdue => self.overtaken(said, now),
+            Phase::Holding => self.rival(said, at, now),
         }
     }
 
@@ -287,20 +287,16 @@ impl VirtualRouter {
 
     /// Lets go of what was given away.
     pub(super) fn leave(&mut self, cause: Cause, successor: Option<Said>, now: Micros) {
-        match cause {
-            Cause::Stop => self.release(Role::Initialize, Why::Stopped, now),
-            Cause::Handover | Cause::Group | Cause::Unfit => {
-                // Or it would take them back in a moment.
-                self.yielded = cause == Cause::Handover;
-                let why = match cause {
-                    Cause::Group => Why::Group,
-                    Cause::Unfit => Why::Unfit,
-                    Cause::Handover | Cause::Stop => Why::HandedOver,
-                };
-                let backup = self.new_backup(successor, now);
-                self.release(Role::Backup(backup), why, now);
-            }
-        }
+        let why = match cause {
+            Cause::Stop => return self.release(Role::Initialize, Why::Stopped, now),
+            Cause::Handover => Why::HandedOver,
+            Cause::Group => Why::Group,
+            Cause::Unfit => Why::Unfit,
+        };
+        // Or it would take them back in a moment.
+        self.yielded = cause == Cause::Handover;
+        let backup = self.new_backup(successor, now);
+        self.release(Role::Backup(backup), why, now);
     }
 
     /// Lets go because `said` holds the addresses.

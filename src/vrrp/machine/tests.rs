@@ -297,9 +297,9 @@ fn a_better_advertisement_ends_it_with_a_last_word_after_the_addresses_are_gone(
         let mut b = Bench::active(settings());
         let done = b.hear(peer);
         assert_eq!((doings(&done), whys(&done), b.state()), (vec![Action::Release], vec![why], State::Backup));
-        b.router.released(b.now());
+        b.router.released();
         assert_eq!(b.actions(), [advertise(1)]);
-        b.router.released(b.now());
+        b.router.released();
         assert_eq!(b.actions(), [], "once");
     }
 }
@@ -359,7 +359,7 @@ fn a_box_that_cannot_serve_offers_the_address_and_keeps_it_until_somebody_takes_
     assert_eq!(b.run_to(10_900).iter().filter(|a| matches!(a, Action::Advertise(_))).count(), 0, "no other word");
     let done = b.hear(said(PEER, 50));
     assert_eq!((doings(&done), whys(&done)), (vec![Action::Release], vec![Why::Unfit]));
-    b.router.released(b.now());
+    b.router.released();
     assert_eq!(b.actions(), [advertise(0)], "the successor need not wait any longer");
 }
 
@@ -550,7 +550,7 @@ fn after_a_stall_it_listens_before_it_speaks() {
     b.ms = 60_500;
     let done = b.hear(said(PEER, 50));
     assert_eq!((whys(&done), doings(&done)), (vec![Why::Overtaken], vec![Action::Release]));
-    b.router.released(b.now());
+    b.router.released();
     assert_eq!(b.actions(), [advertise(1)]);
 }
 
