@@ -21,6 +21,21 @@ mod vrrp {
     mod mismatches;
     mod partitions;
     mod wire;
+
+    use crate::lab::Lab;
+    use crate::{router, vip};
+    use bascule::Bascule;
+    use owners::Owners;
+
+    /// Boxes 1 and 2, of priorities 200 and 100 and with `more` keys, the address on 1, and whoever watches them.
+    fn pair<'a>(lab: &'a Lab, more: &str) -> (Owners, Bascule<'a>, Bascule<'a>) {
+        let owners = Owners::watch(lab);
+        let first = Bascule::start(&lab.hosts[0], &router(51, 200, more));
+        owners.wait_for(vip(51), &[1]);
+        let second = Bascule::start(&lab.hosts[1], &router(51, 100, more));
+        second.wait_until_heard("r51", 2);
+        (owners, first, second)
+    }
 }
 
 use std::io::{self, Read, Write};
@@ -28,9 +43,13 @@ use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use lab::{Host, Lab};
 use support::PATIENCE;
+
+/// Ten intervals of a [`router`].
+const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Ends a program's run with what it wrote when it fails.
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -46,15 +65,20 @@ fn run_in(host: &Host, program: &str, arguments: &[&str]) -> String {
     host.run(|| run(program, arguments))
 }
 
-/// Keeps advertisements, and nothing else, from crossing the switch, until it is healed.
-fn partition(lab: &Lab) {
+/// Keeps frames that match, in the words of nft, from crossing the switch, until it is healed.
+fn cut(lab: &Lab, frames: &str) {
     lab.in_switch(|| {
-        run("nft", &["add table bridge cut; add chain bridge cut adverts { type filter hook forward priority 0; }"]);
-        run("nft", &["add rule bridge cut adverts meta l4proto 112 drop"]);
+        run("nft", &["add table bridge cut; add chain bridge cut some { type filter hook forward priority 0; }"]);
+        run("nft", &[&format!("add rule bridge cut some {frames} drop")]);
     });
 }
 
-/// Ends a [`partition`].
+/// Keeps advertisements, and nothing else, from crossing the switch, until it is healed.
+fn partition(lab: &Lab) {
+    cut(lab, "meta l4proto 112");
+}
+
+/// Ends a [`cut`].
 fn heal(lab: &Lab) {
     lab.in_switch(|| run("nft", &["delete table bridge cut"]));
 }

@@ -7,13 +7,11 @@ use std::num::NonZeroUsize;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
 
-use bascule::config::model::{Announce, Config, Preempt, TrackedPools, VirtualAddress, VirtualRouter};
+use bascule::config::model::{Config, TrackedPools, VirtualAddress, VirtualRouter};
 use bascule::config::{self, LoadOptions};
 use bascule::net::listen::{Options, bind};
 use bascule::proxy::{BoundListener, Engine};
-use bascule::vrrp::{Checksum, Family, Interval, Priority, Version, Vrid};
 
 use super::TempDir;
 use super::wire::{PATIENCE, Peer};
@@ -106,41 +104,16 @@ impl Proxy {
     }
 }
 
-/// A virtual router with these addresses that tracks these pools.
+/// A virtual router with these addresses, which may be of loopback as in no file, that tracks these pools.
 pub(crate) fn router(addresses: &[&str], pools: &[&str]) -> Arc<VirtualRouter> {
-    let address =
-        |ip: &&str| VirtualAddress { ip: ip.parse().unwrap(), prefix: 32, interface: "lo".into(), label: None };
-    let second = Duration::from_secs(1);
+    let text = "[global]\nrun_dir = \"/nowhere\"\n[vrrp.VI_1]\ninterface = \"lo\"\nvirtual_router_id = 51\nversion = 2\n\
+                virtual_addresses = [\"192.0.2.1\"]\n";
+    let router = config::parse_effective(text, "box").unwrap_or_else(|e| panic!("{e}")).routers.remove(0);
+    let address = VirtualAddress::clone(&router.addresses[0]);
+    let at = |ip: &&str| VirtualAddress { ip: ip.parse().unwrap(), ..address.clone() };
     Arc::new(VirtualRouter {
-        name: "VI_1".into(),
-        interface: "lo".into(),
-        vrid: Vrid::new(51).unwrap(),
-        version: Version::V2,
-        family: Family::V4,
-        password: None,
-        priority: Priority(100),
-        advert_interval: Interval::from_secs(1).unwrap(),
-        v3_checksum: Checksum::PseudoHeader,
-        addresses: addresses.iter().map(address).collect(),
-        excluded: Vec::new(),
-        unicast_peers: Vec::new(),
-        source: None,
-        check_source: true,
-        check_ttl: true,
-        preempt: Preempt::WhenReady,
-        preempt_delay: second,
-        startup_delay: second,
-        announce: Announce { burst: 5, repeat: Vec::new(), refresh: second, interval: Duration::ZERO },
-        proxy_grace: second,
-        handover_drain: second,
-        handover_linger: second,
+        addresses: addresses.iter().map(at).collect(),
         track_pools: Some(TrackedPools { pools: pools.iter().map(|&p| p.into()).collect(), any: false }),
-        track_interfaces: Vec::new(),
-        track_files: Vec::new(),
-        track_scripts: Vec::new(),
-        sync_group: None,
-        arbitrate: Vec::new(),
-        notify: None,
-        webhook: None,
+        ..VirtualRouter::clone(&router)
     })
 }

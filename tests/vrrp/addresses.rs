@@ -1,7 +1,7 @@
 //! Addresses and interfaces: put on, taken off, put back; announced; and what happens when an interface comes or goes.
 
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use bascule::vrrp::Family;
 use bascule::vrrp::packet::decode;
@@ -11,10 +11,8 @@ use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::owners::Owners;
-use crate::{get, router, vip};
-
-/// Ten intervals.
-const A_WHILE: Duration = Duration::from_secs(1);
+use crate::vrrp::pair;
+use crate::{A_WHILE, get, router, vip};
 
 /// Hears claims of addresses in `host`.
 fn listen(host: &Host) -> Ether {
@@ -35,12 +33,8 @@ fn forget(ether: &Ether) {
 #[test]
 fn an_address_that_somebody_takes_away_is_put_back_and_announced_until_it_is_a_quarrel() {
     let Some(lab) = Lab::new(3) else { return };
-    let [one, two, client] = &lab.hosts[..] else { panic!("three hosts") };
-    let owners = Owners::watch(&lab);
-    let first = Bascule::start(one, &router(51, 200, ""));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, ""));
-    second.wait_until_heard("r51", 2);
+    let [one, _, client] = &lab.hosts[..] else { panic!("three hosts") };
+    let (owners, first, second) = pair(&lab, "");
     let ether = listen(client);
     for times in 1..=5 {
         forget(&ether);
@@ -62,11 +56,8 @@ fn an_address_that_somebody_takes_away_is_put_back_and_announced_until_it_is_a_q
 #[test]
 fn a_link_that_goes_down_costs_the_address_until_it_is_back() {
     let Some(lab) = Lab::new(2) else { return };
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts") };
-    let owners = Owners::watch(&lab);
-    let first = Bascule::start(one, &router(51, 200, ""));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, ""));
+    let one = &lab.hosts[0];
+    let (owners, first, second) = pair(&lab, "");
     for down_and_up in [
         // By the administrator, and by the cable.
         [&(|| one.ip(&format!("link set {INTERFACE} down"))) as &dyn Fn(), &|| {

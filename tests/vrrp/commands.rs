@@ -10,6 +10,7 @@ use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::{Instance, TempDir, bascule, wait_for};
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::owners::Owners;
+use crate::vrrp::pair;
 use crate::{router, vip};
 
 /// Runs a command in `host` for a file of these virtual routers.
@@ -109,12 +110,7 @@ fn releasing_takes_off_what_a_dead_instance_left_and_nothing_of_a_living_one() {
 #[test]
 fn status_says_who_holds_what() {
     let Some(lab) = Lab::new(2) else { return };
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts") };
-    let owners = Owners::watch(&lab);
-    let first = Bascule::start(one, &router(51, 200, ""));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, ""));
-    second.wait_until_heard("r51", 2);
+    let (_owners, first, second) = pair(&lab, "");
     let text = first.tell(&["status"]);
     assert!(text.contains(" serves, holds all of 1 virtual routers"), "{text}");
     assert!(text.contains("r51 on eth0: active (master) for "), "{text}");

@@ -7,22 +7,8 @@ use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::support::{kill, wait_for};
-use crate::vrrp::bascule::Bascule;
-use crate::vrrp::owners::Owners;
-use crate::{ask_while, get, router, vip};
-
-/// Ten intervals.
-const A_WHILE: Duration = Duration::from_secs(1);
-
-/// Boxes 1 and 2 with the address on 1, and whoever watches them.
-fn pair<'a>(lab: &'a Lab, more: &str) -> (Owners, Bascule<'a>, Bascule<'a>) {
-    let owners = Owners::watch(lab);
-    let first = Bascule::start(&lab.hosts[0], &router(51, 200, more));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(&lab.hosts[1], &router(51, 100, more));
-    second.wait_until_heard("r51", 2);
-    (owners, first, second)
-}
+use crate::vrrp::pair;
+use crate::{A_WHILE, ask_while, get, vip};
 
 #[test]
 fn the_death_of_the_proxy_does_not_move_the_address_and_nobody_is_refused() {

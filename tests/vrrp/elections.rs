@@ -6,10 +6,8 @@ use crate::lab::{INTERFACE, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::owners::Owners;
-use crate::{ask_while, get, router, run, run_in, vip};
-
-/// Ten intervals.
-const A_WHILE: Duration = Duration::from_secs(1);
+use crate::vrrp::pair;
+use crate::{A_WHILE, ask_while, cut, get, heal, router, run_in, vip};
 
 #[test]
 fn two_instances_with_different_checksums_understand_each_other() {
@@ -82,15 +80,9 @@ fn nothing_is_claimed_before_the_startup_delay_is_over() {
 #[test]
 fn a_handover_moves_the_address_and_loses_no_request() {
     let Some(lab) = Lab::new(3) else { return };
-    let [one, two, client] = &lab.hosts[..] else { panic!("three hosts") };
-    let owners = Owners::watch(&lab);
-    let drain = "handover_drain = \"5s\"";
-    let first = Bascule::start(one, &router(51, 200, drain));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, drain));
-    second.wait_until_heard("r51", 2);
+    let (owners, first, second) = pair(&lab, "handover_drain = \"5s\"");
     let begin = Instant::now();
-    let (answered, lost) = ask_while(client, vip(51), || {
+    let (answered, lost) = ask_while(&lab.hosts[2], vip(51), || {
         for (from, to, host) in [(&first, &second, 2), (&second, &first, 1), (&first, &second, 2)] {
             let text = from.tell(&["vrrp", "handover"]);
             assert_eq!(text, "handed over: a peer holds the addresses\n");
@@ -113,14 +105,8 @@ fn a_handover_moves_the_address_and_loses_no_request() {
 #[test]
 fn a_stop_moves_the_address_and_loses_no_request() {
     let Some(lab) = Lab::new(3) else { return };
-    let [one, two, client] = &lab.hosts[..] else { panic!("three hosts") };
-    let owners = Owners::watch(&lab);
-    let drain = "handover_drain = \"5s\"";
-    let mut first = Bascule::start(one, &router(51, 200, drain));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, drain));
-    second.wait_until_heard("r51", 2);
-    let (answered, lost) = ask_while(client, vip(51), || {
+    let (owners, mut first, _second) = pair(&lab, "handover_drain = \"5s\"");
+    let (answered, lost) = ask_while(&lab.hosts[2], vip(51), || {
         first.tell(&["stop"]);
         assert_eq!(first.instance.wait().code(), Some(0));
         owners.settle(&[(vip(51), 2)], A_WHILE);
@@ -150,12 +136,7 @@ fn a_handover_that_nobody_takes_is_an_error_and_changes_nothing() {
 #[test]
 fn a_box_in_maintenance_holds_nothing_that_another_can_hold() {
     let Some(lab) = Lab::new(2) else { return };
-    let [one, two] = &lab.hosts[..] else { panic!("two hosts") };
-    let owners = Owners::watch(&lab);
-    let first = Bascule::start(one, &router(51, 200, ""));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, ""));
-    second.wait_until_heard("r51", 2);
+    let (owners, first, second) = pair(&lab, "");
     first.tell(&["vrrp", "maintenance", "on"]);
     owners.settle(&[(vip(51), 2)], A_WHILE);
     let router = first.router("r51");
@@ -231,13 +212,10 @@ fn a_box_that_is_cut_off_from_everybody_takes_nothing_where_that_is_arbitrated()
     let second = Bascule::start(two, &router(51, 100, &arbitrate));
     second.wait_until_heard("r51", 2);
     // A switch that forwards nothing, and keeps the link up.
-    lab.in_switch(|| {
-        run("nft", &["add table bridge cut; add chain bridge cut one { type filter hook forward priority 0; }"]);
-        run("nft", &["add rule bridge cut one oifname port2 drop"]);
-    });
+    cut(&lab, "oifname port2");
     second.instance.wait_for_log("none of `arbitrate` answers");
     owners.settle(&[(vip(51), 1)], A_WHILE);
-    lab.in_switch(|| run("nft", &["delete table bridge cut"]));
+    heal(&lab);
     second.wait_until_heard("r51", 2);
     assert_eq!(second.changes("r51").len(), 1);
     drop(first);

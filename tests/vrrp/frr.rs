@@ -4,7 +4,6 @@ use std::fs::{self, File};
 use std::net::IpAddr;
 use std::os::unix::fs::chown;
 use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde_json::Value;
@@ -13,11 +12,10 @@ use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::{TempDir, kill, wait_for};
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::owners::Owners;
-use crate::{router, run, vip};
+use crate::{A_WHILE, router, run, vip};
 
 /// A member of the group that its sockets belong to; FRR refuses to run as anybody else, root included.
 const USER: &str = "frr";
-const A_WHILE: Duration = Duration::from_secs(1);
 
 /// A box with zebra, and now and then vrrpd.
 struct Frr<'a> {

@@ -1,29 +1,33 @@
 //! Two masters that do not hear each other, and what becomes of them, and of their clients, when they do again.
 
 use std::thread;
-use std::time::Duration;
+
+use bascule::vrrp::announce::Mac;
 
 use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::keepalived::{Keepalived, VrrpInstance};
 use crate::vrrp::owners::Owners;
-use crate::{get, heal, partition, router, run, vip};
-
-/// Ten intervals.
-const A_WHILE: Duration = Duration::from_secs(1);
+use crate::vrrp::pair;
+use crate::{A_WHILE, cut, get, heal, partition, router, vip};
 
 /// A client that has the address at `owner`, and has just heard from it, so that it does not ask.
 fn misled(client: &Host, owner: &Host) {
-    let mac = owner.mac().map(|byte| format!("{byte:02x}")).join(":");
+    let mac = Mac(owner.mac());
     client.ip(&format!("neighbour replace {} lladdr {mac} dev {INTERFACE} nud reachable", vip(51)));
 }
 
-/// Waits until the client has learnt that the address is at `owner`, and gets its answer.
-fn wait_until_reached(client: &Host, owner: &Host) {
-    let mac = owner.mac().map(|byte| format!("{byte:02x}")).join(":");
+/// Waits until the client has learnt that the address is at `owner`.
+fn wait_until_known(client: &Host, owner: &Host) {
+    let mac = Mac(owner.mac()).to_string();
     let known = || client.ip_output(&format!("neighbour show {}", vip(51))).contains(&mac).then_some(());
     wait_for("the client's table", known);
+}
+
+/// The same, and gets its answer.
+fn wait_until_reached(client: &Host, owner: &Host) {
+    wait_until_known(client, owner);
     assert_eq!(client.run(|| get(vip(51))).unwrap(), owner.number.to_string());
 }
 
@@ -36,10 +40,7 @@ fn after_a_split_one_master_is_left_and_clients_of_the_other_reach_it() {
         let path = format!("/proc/sys/net/ipv4/neigh/{INTERFACE}/base_reachable_time_ms");
         std::fs::write(path, "3600000").unwrap();
     });
-    let owners = Owners::watch(&lab);
-    let first = Bascule::start(one, &router(51, 200, ""));
-    owners.wait_for(vip(51), &[1]);
-    let second = Bascule::start(two, &router(51, 100, ""));
+    let (owners, first, second) = pair(&lab, "");
     // Whoever's word crosses first.
     for _ in 0..5 {
         second.wait_until_heard("r51", 2);
@@ -80,9 +81,7 @@ fn after_a_split_clients_of_ours_reach_keepalived() {
         misled(client, one);
         heal(&lab);
         owners.settle(&[(vip(51), 2)], A_WHILE);
-        let mac = two.mac().map(|byte| format!("{byte:02x}")).join(":");
-        let known = || client.ip_output(&format!("neighbour show {}", vip(51))).contains(&mac).then_some(());
-        wait_for("the client's table", known);
+        wait_until_known(client, two);
     }
 }
 
@@ -90,17 +89,8 @@ fn after_a_split_clients_of_ours_reach_keepalived() {
 fn where_only_one_hears_the_other_there_are_two_masters_no_longer_than_that_lasts() {
     let play = |deaf: u8| {
         let Some(lab) = Lab::new(2) else { return };
-        let [one, two] = &lab.hosts[..] else { panic!("two hosts") };
-        let owners = Owners::watch(&lab);
-        let first = Bascule::start(one, &router(51, 200, ""));
-        owners.wait_for(vip(51), &[1]);
-        let second = Bascule::start(two, &router(51, 100, ""));
-        second.wait_until_heard("r51", 2);
-        lab.in_switch(|| {
-            run("nft", &["add table bridge cut; add chain bridge cut way { type filter hook forward priority 0; }"]);
-            let rule = format!("add rule bridge cut way oifname port{deaf} meta l4proto 112 drop");
-            run("nft", &[&rule]);
-        });
+        let (owners, first, second) = pair(&lab, "");
+        cut(&lab, &format!("oifname port{deaf} meta l4proto 112"));
         if deaf == 2 {
             // It takes over, and is heard, and stays deaf to every answer.
             owners.wait_for(vip(51), &[1, 2]);

@@ -4,6 +4,7 @@ use std::process::{Child, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use bascule::vrrp::announce::Mac;
 use rustix::process::Signal;
 
 use crate::lab::{Host, Lab};
@@ -60,7 +61,7 @@ impl Drop for Capture {
 }
 
 fn mac(host: &Host) -> String {
-    host.mac().map(|byte| format!("{byte:02x}")).join(":")
+    Mac(host.mac()).to_string()
 }
 
 #[test]

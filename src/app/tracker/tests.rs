@@ -12,13 +12,10 @@ use crate::config::model::{Command, TrackedFile};
 
 /// A valid virtual router that looks at these.
 fn router(scripts: Vec<Arc<TrackedScript>>, files: Vec<TrackedFile>) -> Arc<VirtualRouter> {
-    let text = "[listener.l]\nbind = [\"127.0.0.1:1\"]\nprotocol = \"tcp\"\npool = \"p\"\n[pool.p]\nservers = [\"127.0.0.1:2\"]\n\
-                [vrrp.v]\ninterface = \"lo\"\nvirtual_router_id = 1\nversion = 2\nvirtual_addresses = [\"192.0.2.1\"]\n";
-    let dir = TempDir::new();
-    let file = dir.join("bascule.toml");
-    std::fs::write(&file, text).unwrap();
-    let loaded = crate::config::load(&file, &Default::default()).unwrap_or_else(|e| panic!("{e}"));
-    let router = (*loaded.config.routers[0]).clone();
+    let text = "[global]\nrun_dir = \"/nowhere\"\n[vrrp.v]\ninterface = \"lo\"\nvirtual_router_id = 1\nversion = 2\n\
+                virtual_addresses = [\"192.0.2.1\"]\n";
+    let config = crate::config::parse_effective(text, "box").unwrap_or_else(|e| panic!("{e}"));
+    let router = VirtualRouter::clone(&config.routers[0]);
     Arc::new(VirtualRouter { track_scripts: scripts, track_files: files, ..router })
 }
 
