@@ -7,6 +7,7 @@ mod lab;
 mod support;
 mod vrrp {
     pub(crate) mod bascule;
+    pub(crate) mod boxes;
     pub(crate) mod forger;
     pub(crate) mod keepalived;
     pub(crate) mod owners;
@@ -21,35 +22,11 @@ mod vrrp {
     mod mismatches;
     mod partitions;
     mod wire;
-
-    use crate::lab::Lab;
-    use crate::{router, vip};
-    use bascule::Bascule;
-    use owners::Owners;
-
-    /// Boxes 1 and 2, of priorities 200 and 100 and with `more` keys, the address on 1, and whoever watches them.
-    fn pair<'a>(lab: &'a Lab, more: &str) -> (Owners, Bascule<'a>, Bascule<'a>) {
-        let owners = Owners::watch(lab);
-        let first = Bascule::start(&lab.hosts[0], &router(51, 200, more));
-        owners.wait_for(vip(51), &[1]);
-        let second = Bascule::start(&lab.hosts[1], &router(51, 100, more));
-        second.wait_until_heard("r51", 2);
-        (owners, first, second)
-    }
 }
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::process::Command;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use lab::{Host, Lab};
-use support::PATIENCE;
-
-/// Ten intervals of a [`router`].
-const A_WHILE: Duration = Duration::from_secs(1);
 
 /// Ends a program's run with what it wrote when it fails.
 fn run(program: &str, arguments: &[&str]) -> String {
@@ -81,57 +58,4 @@ fn partition(lab: &Lab) {
 /// Ends a [`cut`].
 fn heal(lab: &Lab) {
     lab.in_switch(|| run("nft", &["delete table bridge cut"]));
-}
-
-/// A table `[vrrp.rVRID]` of version 3 every 100 ms, with the address of [`vip`], and with `more` keys, which come first.
-fn router(vrid: u8, priority: u8, more: &str) -> String {
-    let address = format!("[\"{}/24\"]", vip(vrid));
-    let defaults = [("version", "3"), ("advert_interval", "\"100ms\""), ("virtual_addresses", &address)];
-    let missing = defaults.iter().filter(|(key, _)| !more.lines().any(|line| line.starts_with(key)));
-    let keys: String = missing.map(|(key, value)| format!("{key} = {value}\n")).collect();
-    format!("[vrrp.r{vrid}]\nvirtual_router_id = {vrid}\npriority = {priority}\n{keys}{more}\n")
-}
-
-/// The address of a [`router`].
-fn vip(vrid: u8) -> IpAddr {
-    IpAddr::from([192, 0, 2, vrid])
-}
-
-/// Asks `ip` by HTTP, on a connection of its own; the body, which is the number of the box.
-fn get(ip: IpAddr) -> io::Result<String> {
-    let mut stream = TcpStream::connect_timeout(&SocketAddr::new(ip, 80), PATIENCE)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.write_all(b"GET / HTTP/1.1\r\nHost: lab\r\nConnection: close\r\n\r\n")?;
-    let mut answer = String::new();
-    stream.read_to_string(&mut answer)?;
-    match answer.split_once("\r\n\r\n") {
-        Some((head, body)) if head.starts_with("HTTP/1.1 200 ") => Ok(body.to_owned()),
-        _ => Err(io::Error::other(format!("answer {answer:?}"))),
-    }
-}
-
-/// Clients in `host` that ask `ip` again and again while `act` runs: how many requests were answered, and what became of
-/// the others.
-fn ask_while(host: &Host, ip: IpAddr, act: impl FnOnce()) -> (usize, Vec<String>) {
-    let over = AtomicBool::new(false);
-    let client = || {
-        let (mut answered, mut lost) = (0, Vec::new());
-        while !over.load(Ordering::Relaxed) {
-            match get(ip) {
-                Ok(_) => answered += 1,
-                Err(e) => lost.push(e.to_string()),
-            }
-        }
-        (answered, lost)
-    };
-    thread::scope(|scope| {
-        let clients: Vec<_> = (0..4).map(|_| scope.spawn(|| host.run(client))).collect();
-        act();
-        over.store(true, Ordering::Relaxed);
-        clients.into_iter().fold((0, Vec::new()), |(answered, mut lost), client| {
-            let (more, others) = client.join().unwrap();
-            lost.extend(others);
-            (answered + more, lost)
-        })
-    })
 }

@@ -10,9 +10,8 @@ use bascule::vrrpd::{Ether, Receiver};
 use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::{A_WHILE, get, pair, router, vip};
 use crate::vrrp::owners::Owners;
-use crate::vrrp::pair;
-use crate::{A_WHILE, get, router, vip};
 
 /// Hears claims of addresses in `host`.
 fn listen(host: &Host) -> Ether {

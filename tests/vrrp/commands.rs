@@ -9,9 +9,8 @@ use rustix::process::Signal;
 use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::{Instance, TempDir, bascule, wait_for};
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::{pair, router, vip};
 use crate::vrrp::owners::Owners;
-use crate::vrrp::pair;
-use crate::{router, vip};
 
 /// Runs a command in `host` for a file of these virtual routers.
 fn command(host: &Host, routers: &str, arguments: &[&str]) -> Output {

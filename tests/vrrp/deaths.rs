@@ -7,8 +7,7 @@ use rustix::process::Signal;
 
 use crate::lab::Lab;
 use crate::support::{kill, wait_for};
-use crate::vrrp::pair;
-use crate::{A_WHILE, ask_while, get, vip};
+use crate::vrrp::boxes::{A_WHILE, ask_while, get, pair, vip};
 
 #[test]
 fn the_death_of_the_proxy_does_not_move_the_address_and_nobody_is_refused() {

@@ -9,9 +9,9 @@ use bascule::vrrp::packet::{Advert, Authentication, PROTOCOL};
 use bascule::vrrp::{Interval, Password, Version};
 
 use crate::lab::{Host, Lab};
-use crate::router;
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::router;
 use crate::vrrp::forger::{Forger, advert};
 
 /// One kind of virtual router: its id, keys, and the addresses that it advertises.

@@ -9,10 +9,11 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::lab::{Host, INTERFACE, Lab};
+use crate::run;
 use crate::support::{TempDir, kill, wait_for};
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::{A_WHILE, router, vip};
 use crate::vrrp::owners::Owners;
-use crate::{A_WHILE, router, run, vip};
 
 /// A member of the group that its sockets belong to; FRR refuses to run as anybody else, root included.
 const USER: &str = "frr";

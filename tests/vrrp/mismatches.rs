@@ -6,9 +6,9 @@ use std::time::Duration;
 use crate::lab::{Host, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::{router, vip};
 use crate::vrrp::keepalived::{Keepalived, VrrpInstance};
 use crate::vrrp::owners::Owners;
-use crate::{router, vip};
 
 /// Ten intervals of version 3, and more than one of version 2.
 const A_WHILE: Duration = Duration::from_millis(1500);

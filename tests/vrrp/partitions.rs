@@ -7,10 +7,10 @@ use bascule::vrrp::announce::Mac;
 use crate::lab::{Host, INTERFACE, Lab};
 use crate::support::wait_for;
 use crate::vrrp::bascule::Bascule;
+use crate::vrrp::boxes::{A_WHILE, get, pair, router, vip};
 use crate::vrrp::keepalived::{Keepalived, VrrpInstance};
 use crate::vrrp::owners::Owners;
-use crate::vrrp::pair;
-use crate::{A_WHILE, cut, get, heal, partition, router, vip};
+use crate::{cut, heal, partition};
 
 /// A client that has the address at `owner`, and has just heard from it, so that it does not ask.
 fn misled(client: &Host, owner: &Host) {

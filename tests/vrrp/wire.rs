@@ -8,9 +8,10 @@ use bascule::vrrp::announce::Mac;
 use rustix::process::Signal;
 
 use crate::lab::{Host, Lab};
+use crate::run;
 use crate::support::{TempDir, kill, wait_for};
 use crate::vrrp::bascule::Bascule;
-use crate::{router, run};
+use crate::vrrp::boxes::router;
 
 /// What passes by the port of host 1.
 struct Capture {
