@@ -45,11 +45,19 @@ impl Cluster {
         let before = member.router.state();
         f(&mut member.router);
         let (after, group) = (member.router.state(), member.group);
-        if before == after || group.is_none() {
+        if group.is_none() {
             return;
         }
+        if before != after {
+            self.follow(index, group, (before, after), now);
+        }
+        self.wait_for_each_other(group);
+    }
+
+    /// The rest of the group follows one that has changed its state.
+    fn follow(&mut self, index: usize, group: Option<usize>, change: (State, State), now: Micros) {
         for (_, other) in self.members.iter_mut().enumerate().filter(|(i, m)| *i != index && m.group == group) {
-            match (before, after) {
+            match change {
                 (_, State::Active) => other.router.follow_up(now),
                 // Ends with the rest of the program, by its own call.
                 (State::Active, State::Initialize) => {}
@@ -57,6 +65,15 @@ impl Cluster {
                 _ => {}
             }
         }
+    }
+
+    /// Nobody of a group claims its addresses while another hears an Active Router.
+    fn wait_for_each_other(&mut self, group: Option<usize>) {
+        let of_group = |m: &&Member| m.group == group;
+        let Some(last) = self.members.iter().filter(of_group).filter_map(|m| m.router.silent_at()).max() else {
+            return;
+        };
+        self.members.iter_mut().filter(|m| m.group == group).for_each(|m| m.router.wait_for_group(last));
     }
 
     /// Has a router give its addresses to a peer, and the rest of its group with it: one after the other, the peer's would

@@ -134,6 +134,8 @@ pub struct VirtualRouter {
     since: Micros,
     ready_since: Micros,
     claims_from: Micros,
+    /// See [`VirtualRouter::wait_for_group`].
+    group_until: Micros,
     yielded: bool,
     losses: VecDeque<Micros>,
     held_until: Micros,
@@ -238,6 +240,7 @@ impl VirtualRouter {
             since: now,
             ready_since: now,
             claims_from: now,
+            group_until: Micros(0),
             yielded: false,
             losses: VecDeque::new(),
             held_until: Micros(0),
@@ -458,6 +461,12 @@ impl VirtualRouter {
             Role::Backup(_) | Role::Fault { .. } => self.enter(Role::Initialize, Why::Stopped, now),
             Role::Initialize => {}
         }
+    }
+
+    /// Another of its sync group has an Active Router until then at least: a Backup claims nothing before (as keepalived),
+    /// or the group would hold its addresses in part.
+    pub fn wait_for_group(&mut self, until: Micros) {
+        self.group_until = until;
     }
 
     /// The rest of its sync group has taken its addresses.

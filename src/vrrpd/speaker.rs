@@ -285,6 +285,7 @@ impl Speaker {
         if let Err(e) = station.set_interface(interface) {
             let text = format!("vrrp {}: cannot speak by {name}: {e}", station.config.name);
             self.say(Report::Trouble(text));
+            self.keeper.send(Order::Again(i));
         }
         let used: Vec<(u32, Family)> = self.stations.iter().filter_map(Station::ear).collect();
         self.ears.retain(|place, _| used.contains(place));

@@ -84,8 +84,13 @@ impl VirtualRouter {
         }
     }
 
-    /// When the Active Router is taken for gone.
+    /// When a Backup takes over if it hears nothing.
     pub(super) fn down_at(&self) -> Option<Micros> {
+        self.silent_at().map(|at| at.max(self.claims_from).max(self.group_until))
+    }
+
+    /// When a Backup takes the Active Router for gone.
+    pub fn silent_at(&self) -> Option<Micros> {
         let Role::Backup(backup) = &self.role else { return None };
         let (version, priority) = (self.settings.version, self.priority());
         let patience = match backup.wait {
@@ -93,7 +98,7 @@ impl VirtualRouter {
             Wait::Resigned => skew(version, priority, backup.interval),
             Wait::Unable => down_interval(version, priority, backup.interval) + longest_offer(version, backup.interval),
         };
-        Some(backup.basis.after(patience).max(self.claims_from))
+        Some(backup.basis.after(patience))
     }
 
     pub(super) fn may_preempt(&self, now: Micros) -> bool {
