@@ -112,5 +112,5 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         ServerAddress::Ip(address) => vec![address],
         ServerAddress::Name { .. } => Vec::new(),
     };
-    Pool::build(&Arc::new(config), address, None)
+    Pool::build(&Arc::new(config), address, &Default::default(), None)
 }

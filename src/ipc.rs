@@ -32,16 +32,39 @@ use serde_json::value::RawValue;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
+use crate::config::model::Overrides;
 use crate::sys::memfd::{self, MemfdError};
 
 /// First byte of every packet; grows when the meaning of messages changes.
-pub const VERSION: u8 = 3;
+pub const VERSION: u8 = 4;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum ToProxy {
-    /// The first message. Descriptors: the guard if there is one, the sockets of all listeners in order, then the log files.
+    /// The first message. Descriptors: the guard if there is one, then those of the setup.
     Start(Start),
+    /// Build what another setup needs, touch nothing, then say [`FromProxy::Prepared`] or [`FromProxy::Refused`].
+    /// Descriptors: those of the setup, of which sockets that are new need not listen yet. Replaces what was prepared.
+    Prepare {
+        /// Comes back with the answer.
+        token: u64,
+        /// What to run on.
+        setup: Setup,
+    },
+    /// Run on what was prepared, then say [`FromProxy::Committed`].
+    Commit {
+        /// As in the order to prepare.
+        token: u64,
+    },
+    /// Forget what was prepared, or is being prepared.
+    Forget,
+    /// Use servers so from now on, then say [`FromProxy::Overridden`].
+    Override {
+        /// Comes back with the answer.
+        token: u64,
+        /// What wins over the configuration.
+        overrides: Overrides,
+    },
     /// Stop accepting once the accept queues are empty, finish what is under way, then say [`FromProxy::Drained`].
     Drain {
         /// After this long the supervisor ends the process.
@@ -75,17 +98,26 @@ pub enum ToProxy {
 pub struct Start {
     /// Name of this box.
     pub node: String,
-    /// The whole configuration as one TOML text.
-    pub config: String,
-    /// One for each bind address.
-    pub listeners: Vec<ListenerSockets>,
-    /// Access logs that the supervisor opened.
-    pub log_files: Vec<PathBuf>,
+    /// What to run on.
+    pub setup: Setup,
     /// Last state of the proxy before this one.
     pub state: Option<Box<RawValue>>,
     /// The first descriptor is the guard: the read end of a pipe whose write ends the supervisor and the vrrp process
     /// hold. The proxy then outlives the supervisor, and ends when both are gone.
     pub guarded: bool,
+}
+
+/// What a proxy runs on. Descriptors: the sockets of all listeners in order, then the log files.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// The whole configuration as one TOML text.
+    pub config: String,
+    /// What wins over it.
+    pub overrides: Overrides,
+    /// One for each bind address.
+    pub listeners: Vec<ListenerSockets>,
+    /// Access logs that the supervisor opened.
+    pub log_files: Vec<PathBuf>,
 }
 
 /// The sockets of one bind address.
@@ -110,6 +142,30 @@ pub enum FromProxy {
         workers: Vec<Progress>,
         /// Client connections open.
         connections: u64,
+    },
+    /// All is ready for [`ToProxy::Commit`].
+    Prepared {
+        /// As in the order.
+        token: u64,
+    },
+    /// It cannot run on that.
+    Refused {
+        /// As in the order.
+        token: u64,
+        /// Why.
+        reason: String,
+    },
+    /// New requests and connections run on it.
+    Committed {
+        /// As in the order.
+        token: u64,
+        /// What could not be done of it.
+        trouble: Option<String>,
+    },
+    /// No request that comes from now on is given to a server that is not to have it.
+    Overridden {
+        /// As in the order.
+        token: u64,
     },
     /// What a successor should know; opaque to the supervisor.
     State(Box<RawValue>),

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::model::{self, Action, Config, Route, ServerAddress, Site};
+use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Site};
 use crate::pool::Pool;
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
@@ -20,6 +20,8 @@ pub struct Snapshot {
     pub generation: u64,
     /// What it was built from.
     pub config: Arc<Config>,
+    /// What wins over `config`.
+    pub overrides: Arc<Overrides>,
     /// By index; live state of servers is shared with the generations before and after.
     pub pools: Vec<Arc<Pool>>,
     /// In the order of `config.listeners`.
@@ -64,8 +66,14 @@ pub struct SiteView {
 type Logs = Vec<(Arc<model::AccessLog>, Arc<Log>)>;
 
 impl Snapshot {
-    /// Builds the view of `config`. Servers that `previous` has too keep their health and their counters.
-    pub fn build(config: Arc<Config>, addresses: &Addresses, sinks: &Sinks, previous: Option<&Self>) -> Self {
+    /// Builds the view of `config` and `overrides`. Servers that `previous` has too keep their health and their counters.
+    pub fn build(
+        config: Arc<Config>,
+        overrides: Arc<Overrides>,
+        addresses: &Addresses,
+        sinks: &Sinks,
+        previous: Option<&Self>,
+    ) -> Self {
         let resolve = |spec: &model::ServerSpec| match &spec.address {
             ServerAddress::Ip(addr) => vec![*addr],
             ServerAddress::Name { host, port } => {
@@ -77,19 +85,21 @@ impl Snapshot {
             .iter()
             .map(|pool| {
                 let before = previous.and_then(|p| p.pools.iter().find(|b| b.config.name == pool.name));
-                Arc::new(Pool::build(pool, resolve, before.map(|b| &**b)))
+                Arc::new(Pool::build(pool, resolve, &overrides, before.map(|b| &**b)))
             })
             .collect();
         let pool_index = |name: &str| pools.iter().position(|p| &*p.config.name == name);
 
-        let logs: RefCell<Logs> = RefCell::new(previous.map_or(Vec::new(), |p| p.logs.clone()));
+        let known = previous.map_or(&[][..], |p| &p.logs);
+        let logs: RefCell<Logs> = RefCell::default();
         let log_of = |wanted: Option<&Arc<model::AccessLog>>| {
             let wanted = wanted?;
             let mut logs = logs.borrow_mut();
             if let Some((_, log)) = logs.iter().find(|(config, _)| config == wanted) {
                 return Some(Arc::clone(log));
             }
-            let log = sinks.log(wanted);
+            let before = known.iter().find(|(config, _)| config == wanted).map(|(_, log)| Arc::clone(log));
+            let log = before.unwrap_or_else(|| sinks.log(wanted));
             logs.push((Arc::clone(wanted), Arc::clone(&log)));
             Some(log)
         };
@@ -116,6 +126,6 @@ impl Snapshot {
             .collect();
         let generation = previous.map_or(1, |p| p.generation + 1);
         let logs = logs.into_inner();
-        Self { generation, config, pools, listeners, logs }
+        Self { generation, config, overrides, pools, listeners, logs }
     }
 }

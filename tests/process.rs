@@ -2,6 +2,8 @@
 
 #[path = "process/checks.rs"]
 mod checks;
+#[path = "process/reload.rs"]
+mod reload;
 #[path = "process/supervised.rs"]
 mod supervised;
 mod support;
@@ -365,14 +367,6 @@ fn a_second_signal_ends_it_at_once() {
     assert_eq!(instance.wait().code(), Some(0));
     assert!(before.elapsed() < Duration::from_secs(3));
     assert!(instance.log().contains("second request to stop"), "{}", instance.log());
-}
-
-#[test]
-fn hangup_is_survived_with_a_word() {
-    let (instance, addr) = start("");
-    instance.signal(Signal::HUP);
-    instance.wait_for_log("read at start only");
-    connect(addr).unwrap();
 }
 
 #[test]

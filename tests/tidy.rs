@@ -24,7 +24,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("config", &["health", "route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
-    ("ipc", &["sys"]),
+    ("ipc", &["config::model", "sys"]),
     // 3
     ("pool", &["balance", "config::model", "health", "time"]),
     ("snapshot", &["config::model", "pool", "route", "telemetry"]),

@@ -25,6 +25,31 @@ pub(super) enum Request {
     HandOver { router: Option<String> },
     /// Hold no address that another box can hold.
     Maintenance { on: bool },
+    /// Go over to what is in the file; `dry_run`: only say what would change; `confirm_ms`: go back unless it is confirmed
+    /// within that time.
+    Reload { dry_run: bool, confirm_ms: Option<u64> },
+    /// The configuration that waits for it stays.
+    Confirm,
+    /// The last generations.
+    History,
+    /// Go back to a generation; without a number, to the one before.
+    Rollback { to: Option<u64>, confirm_ms: Option<u64> },
+    /// Use a server otherwise than the file says.
+    Server { pool: String, server: String, order: ServerOrder },
+}
+
+/// How a server is to be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(super) enum ServerOrder {
+    /// Nothing new.
+    Drain,
+    /// As the file says.
+    Ready,
+    /// Nothing new, and no checks.
+    Maintenance,
+    /// With this weight; `None`: that of the file.
+    Weight(Option<u32>),
 }
 
 /// The answer: something to show, or what is wrong.
@@ -34,6 +59,8 @@ pub(super) type Answer = Result<serde_json::Value, String>;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: Request,
+    /// Who asks.
+    pub(super) user: String,
     pub(super) reply: oneshot::Sender<Answer>,
 }
 
@@ -137,7 +164,8 @@ async fn serve(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
         Ok(request) => {
             debug!(?request, "admin request");
             let (reply, answer) = oneshot::channel();
-            match ask.send(Asked { request, reply }).await {
+            let user = "the command line".to_owned();
+            match ask.send(Asked { request, user, reply }).await {
                 Ok(()) => answer.await.unwrap_or_else(|_| Err("the instance ends".to_owned())),
                 Err(_) => Err("the instance ends".to_owned()),
             }

@@ -4,8 +4,9 @@ use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::app::admin::{Answer, Request};
@@ -28,6 +29,79 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Answer {
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).map_err(|e| failed("no answer from", e))?;
     serde_json::from_str::<Answer>(&answer).map_err(|_| format!("no answer from {}", socket.display()))?
+}
+
+/// What `reload` and `rollback` have changed, for people.
+pub(super) fn describe_reload(answer: &Value) -> String {
+    let lines = |key: &str| answer[key].as_array().into_iter().flatten().filter_map(Value::as_str);
+    let changes: Vec<&str> = lines("changes").collect();
+    let (generation, is_dry) = (&answer["generation"], answer["dry_run"] == true);
+    let mut out = String::new();
+    if let Some(warnings) = answer["warnings"].as_str() {
+        out.push_str(warnings);
+    }
+    let first = match (changes.is_empty(), is_dry) {
+        (true, _) => format!("nothing to change: generation {generation} runs as the file says"),
+        (false, true) => format!("would change, and has not changed: generation {generation} goes on"),
+        (false, false) => format!("generation {generation} is in force"),
+    };
+    let _ = writeln!(out, "{first}");
+    for change in changes {
+        let _ = writeln!(out, "  {change}");
+    }
+    if let Some(trouble) = answer["trouble"].as_str() {
+        let _ = writeln!(out, "but: {trouble}");
+    }
+    if let Some(seconds) = answer["unconfirmed_seconds"].as_u64() {
+        let _ = writeln!(out, "it goes back in {seconds} s unless `bascule confirm` comes");
+    }
+    out
+}
+
+/// The last generations, for people.
+pub(super) fn describe_history(history: &Value) -> String {
+    let mut out = String::new();
+    for generation in history["generations"].as_array().into_iter().flatten() {
+        let at = generation["at"].as_i64().and_then(|at| jiff::Timestamp::from_second(at).ok());
+        let at = at.map_or_else(|| "?".to_owned(), |at| at.to_zoned(TimeZone::system()).strftime("%F %T").to_string());
+        let mark = if generation["number"] == history["running"] { "*" } else { " " };
+        let text = |key: &str| generation[key].as_str().unwrap_or("?").to_owned();
+        let number = generation["number"].as_u64().unwrap_or_default();
+        let _ = writeln!(out, "{mark} {number:>6}  {at}  {} by {}", text("how"), text("by"));
+    }
+    if out.is_empty() {
+        out.push_str("no generation is kept: state_dir cannot be used, see the log\n");
+    }
+    out
+}
+
+/// Between two looks at a server that drains.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+
+/// Waits until nothing is in flight on a server.
+///
+/// # Errors
+/// Something was, for all of `limit`.
+pub(super) fn wait_for_server(socket: &Path, pool: &str, server: &str, limit: Duration) -> Result<(), String> {
+    let end = Instant::now() + limit;
+    loop {
+        let status = ask(socket, &Request::Status)?;
+        let named = |list: &Value, name: &str| -> Vec<Value> {
+            list.as_array().into_iter().flatten().filter(|one| one["name"] == name).cloned().collect()
+        };
+        let servers = named(&status["pools"], pool).into_iter().flat_map(|pool| named(&pool["servers"], server));
+        let in_flight: Vec<u64> = servers.filter_map(|server| server["in_flight"].as_u64()).collect();
+        if !in_flight.is_empty() && in_flight.iter().all(|n| *n == 0) {
+            return Ok(());
+        }
+        if Instant::now() >= end {
+            return Err(format!(
+                "{pool}/{server}: after {limit:?} {} are still in flight",
+                in_flight.iter().sum::<u64>()
+            ));
+        }
+        std::thread::sleep(LOOK_EVERY);
+    }
 }
 
 /// `status` for people.

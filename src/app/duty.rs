@@ -191,6 +191,17 @@ impl Duty {
         }))
     }
 
+    /// Whether the configuration may change now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn may_change(&self) -> Result<(), String> {
+        match self.stage {
+            Stage::Steady | Stage::Stopped => Ok(()),
+            _ => Err("addresses are being handed over; try again when that is done".to_owned()),
+        }
+    }
+
     /// What a proxy watches instead of us.
     pub(super) fn guard(&self) -> &OwnedFd {
         &self.guard.0

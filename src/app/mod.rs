@@ -17,6 +17,8 @@ mod client;
 mod condition;
 mod demo;
 mod duty;
+mod effects;
+mod history;
 mod listen;
 mod lock;
 mod logs;
@@ -33,16 +35,20 @@ use std::fmt::Display;
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::str::FromStr;
 use std::time::Duration;
 
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
-use crate::app::admin::Request;
+use crate::app::admin::{Request, ServerOrder};
+use crate::app::supervisor::Origin;
+use crate::config::value::Period;
 use crate::config::{self, Diagnostics, LoadOptions, Loaded};
 use crate::sys::process;
 use crate::sys::user::Identity;
+use crate::time::to_millis;
 
 /// Load balancer for HTTP and TCP.
 #[derive(Debug, Parser)]
@@ -81,6 +87,40 @@ enum Command {
         #[arg(long)]
         now: bool,
     },
+    /// Go over to what is in the file; if anything is wrong with it, nothing changes
+    Reload {
+        #[command(flatten)]
+        instance: Instance,
+        /// Only say what would change
+        #[arg(long)]
+        dry_run: bool,
+        /// Go back unless `bascule confirm` comes within this time, "5m"
+        #[arg(long, value_name = "TIME", conflicts_with = "dry_run")]
+        confirm: Option<Period>,
+    },
+    /// Stay with the configuration that waits for it
+    Confirm(Instance),
+    /// The last generations of the configuration
+    History {
+        #[command(flatten)]
+        instance: Instance,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Go back to an earlier generation
+    Rollback {
+        #[command(flatten)]
+        instance: Instance,
+        /// As above
+        #[arg(long, value_name = "TIME")]
+        confirm: Option<Period>,
+        /// Its number [default: the one before]
+        generation: Option<u64>,
+    },
+    /// Use servers otherwise than the file says
+    #[command(subcommand)]
+    Server(ServerCommand),
     /// Show how the running instance is
     Status {
         #[command(flatten)]
@@ -126,6 +166,68 @@ struct Confinement {
 impl Confinement {
     fn identity(&self) -> Option<Identity> {
         self.uid.zip(self.gid).map(|(uid, gid)| Identity { uid, gid })
+    }
+}
+
+#[derive(Debug, Subcommand)]
+enum ServerCommand {
+    /// Give it nothing new; what it has goes on, and it is checked
+    Drain(OneServer),
+    /// Use it as the file says again
+    Ready(OneServer),
+    /// Give it nothing new, and do not check it
+    Maintenance(OneServer),
+    /// Change its share
+    Weight {
+        #[command(flatten)]
+        server: OneServer,
+        /// 1 to 65535, or "file" for what is in the file
+        weight: ShownWeight,
+    },
+}
+
+/// A server of the running instance.
+#[derive(Debug, Args)]
+struct OneServer {
+    #[command(flatten)]
+    instance: Instance,
+    /// Wait at most this long until nothing is in flight on it, "60s"
+    #[arg(long, value_name = "TIME")]
+    wait: Option<Period>,
+    /// POOL/SERVER
+    server: PoolServer,
+}
+
+/// `POOL/SERVER`.
+#[derive(Debug, Clone)]
+struct PoolServer {
+    pool: String,
+    server: String,
+}
+
+impl FromStr for PoolServer {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // A server may be named by its address, a pool has no slash.
+        let (pool, server) = text.split_once('/').ok_or("expected POOL/SERVER, such as api/10.0.0.1:80")?;
+        Ok(Self { pool: pool.to_owned(), server: server.to_owned() })
+    }
+}
+
+/// A weight, or that of the file.
+#[derive(Debug, Clone, Copy)]
+struct ShownWeight(Option<u32>);
+
+impl FromStr for ShownWeight {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.parse::<u16>() {
+            _ if text == "file" => Ok(Self(None)),
+            Ok(weight) if weight > 0 => Ok(Self(Some(weight.into()))),
+            _ => Err("expected 1 to 65535, or \"file\"; `bascule server drain` takes a server out".to_owned()),
+        }
     }
 }
 
@@ -244,7 +346,10 @@ pub fn main() -> ExitCode {
     match cli.command {
         Command::Run(file) => {
             begin();
-            with(file, |loaded| finish(supervisor::run(loaded)))
+            // Wherever it is run from, it is read from there again.
+            let path = std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone());
+            let origin = Origin { path, options: LoadOptions { node: file.node.clone() } };
+            with(file, |loaded| finish(supervisor::run(loaded, origin)))
         }
         Command::Check { schema: true, .. } => print(&format!("{:#}\n", config::schema())),
         Command::Check { file, effective, .. } => check(file, effective),
@@ -253,6 +358,18 @@ pub fn main() -> ExitCode {
             finish(demo::run(port))
         }
         Command::Stop { instance, now } => tell(instance, &Request::Stop { now }),
+        Command::Reload { instance, dry_run, confirm } => {
+            ask(instance, &Request::Reload { dry_run, confirm_ms: confirm.map(millis) }, client::describe_reload)
+        }
+        Command::Confirm(instance) => tell(instance, &Request::Confirm),
+        Command::History { instance, json } => ask(instance, &Request::History, |history| {
+            if json { format!("{history:#}\n") } else { client::describe_history(history) }
+        }),
+        Command::Rollback { instance, confirm, generation } => {
+            let request = Request::Rollback { to: generation, confirm_ms: confirm.map(millis) };
+            ask(instance, &request, client::describe_reload)
+        }
+        Command::Server(command) => command.run(),
         Command::Status { instance, json } => status(instance, json),
         Command::Vrrp(VrrpCommand::Handover { instance, router }) => tell(instance, &Request::HandOver { router }),
         Command::Vrrp(VrrpCommand::Maintenance { instance, switch }) => {
@@ -275,8 +392,8 @@ fn begin() {
 }
 
 /// Does `act` with the configuration in `file`, if it is valid.
-fn with(file: File, act: impl FnOnce(&Loaded) -> ExitCode) -> ExitCode {
-    file.load().map_or_else(|diagnostics| bad_config(&diagnostics), |loaded| act(&loaded))
+fn with(file: File, act: impl FnOnce(Loaded) -> ExitCode) -> ExitCode {
+    file.load().map_or_else(|diagnostics| bad_config(&diagnostics), act)
 }
 
 fn check(file: File, effective: bool) -> ExitCode {
@@ -295,6 +412,30 @@ fn check(file: File, effective: bool) -> ExitCode {
         }
         Err(diagnostics) => bad_config(&diagnostics),
     }
+}
+
+impl ServerCommand {
+    fn run(self) -> ExitCode {
+        let (server, order) = match self {
+            Self::Drain(server) => (server, ServerOrder::Drain),
+            Self::Ready(server) => (server, ServerOrder::Ready),
+            Self::Maintenance(server) => (server, ServerOrder::Maintenance),
+            Self::Weight { server, weight } => (server, ServerOrder::Weight(weight.0)),
+        };
+        let OneServer { instance, wait, server: PoolServer { pool, server } } = server;
+        let socket = match instance.socket() {
+            Ok(socket) => socket,
+            Err(diagnostics) => return bad_config(&diagnostics),
+        };
+        let request = Request::Server { pool: pool.clone(), server: server.clone(), order };
+        let said = client::ask(&socket, &request).map(|answer| format!("{}\n", answer.as_str().unwrap_or_default()));
+        let waited = wait.map_or(Ok(()), |limit| client::wait_for_server(&socket, &pool, &server, limit.get()));
+        show(said.and_then(|text| waited.map(|()| text)))
+    }
+}
+
+fn millis(period: Period) -> u64 {
+    to_millis(period.get())
 }
 
 /// Asks the running instance, and shows what `text` makes of its answer.
@@ -320,7 +461,7 @@ fn status(instance: Instance, json: bool) -> ExitCode {
 /// Longer than any usual interval.
 const LISTEN: Duration = Duration::from_secs(5);
 
-fn hear(loaded: &Loaded) -> ExitCode {
+fn hear(loaded: Loaded) -> ExitCode {
     match listen::run(&loaded.config, LISTEN) {
         Ok(heard) => {
             print(&heard.text);

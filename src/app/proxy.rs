@@ -7,11 +7,12 @@
 //! When the supervisor dies it goes on serving, so that the vrrp process can hand the addresses over, and ends when the
 //! pipe does. It ends at once when a supervisor that lives closes the socketpair.
 
+mod names;
+mod reload;
+
 use std::fmt;
 use std::io;
-use std::net::TcpListener;
 use std::os::fd::{AsFd, OwnedFd};
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,22 +23,24 @@ use serde_json::value::to_raw_value;
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
-use tracing::{debug, warn};
+use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
+use tracing::{debug, error, warn};
 
 use crate::app::at;
+use crate::app::proxy::names::Names;
+use crate::app::proxy::reload::{Apply, Reload};
 use crate::app::watchdog::heartbeat_interval;
 use crate::config;
-use crate::config::model::{Config, ServerAddress};
-use crate::dns::{Resolver, Table, Watcher};
+use crate::config::model::Config;
 use crate::ipc::{
-    Event, FromProxy, Limits, ListenerSockets, PoolSummary, Progress, RecvError, Start, SupervisorChannel, ToProxy,
+    Event, FromProxy, Limits, PoolSummary, Progress, RecvError, Setup, Start, SupervisorChannel, ToProxy,
 };
 use crate::probe::{Checker, Network};
-use crate::proxy::{BoundListener, Done, Engine, PoolHealth, WorkerProgress};
+use crate::proxy::{Done, Engine, HANDSHAKES, PoolHealth, WorkerProgress};
 use crate::snapshot::Addresses;
 use crate::sys::process::{self, ConfineError, Orphan};
 use crate::sys::user::Identity;
+use crate::telemetry::LevelHandle;
 
 /// Why the proxy could not run.
 #[derive(Debug)]
@@ -93,8 +96,6 @@ impl fmt::Display for StartError {
     }
 }
 
-/// How long a start waits for the names of servers.
-const NAMES_AT_START: Duration = Duration::from_secs(2);
 /// Between two summaries for a successor.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two looks at the pools that virtual routers track.
@@ -102,9 +103,6 @@ const POOLS_INTERVAL: Duration = Duration::from_millis(100);
 /// From the end of the socketpair until the kernel tells whether the supervisor has died: it closes a dying process's
 /// descriptors before it gives its children away.
 const DEATH_GRACE: Duration = Duration::from_millis(500);
-/// From the moment new connection attempts are dropped until the accept queues are left: handshakes under way take a
-/// round trip to arrive in them.
-const HANDSHAKE_LINGER: Duration = Duration::from_millis(200);
 
 /// Runs as the child of process `supervisor`, as `identity` if given; `guarded`: it may outlive it.
 pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) -> Result<(), ProxyError> {
@@ -117,11 +115,11 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
     let (mut channel, start, mut descriptors) = runtime.block_on(begin(channel))?;
     let guard = if start.guarded { Some(runtime.block_on(take_guard(&mut descriptors))?) } else { None };
     let started = prepare(start).and_then(|prepared| {
-        let names = runtime.block_on(Names::resolve(&prepared));
+        let names = runtime.block_on(Names::resolve(&prepared.config, &prepared.state.addresses));
         // Outside the runtime: the engine starts threads and waits for them, and ends them when it is dropped.
         start_engine(prepared, descriptors, names)
     });
-    let (engine, names, watchdog) = match started {
+    let (mut engine, names, level) = match started {
         Ok(started) => started,
         Err(error) => {
             let event = FromProxy::Event(Event::StartFailed { reason: error.to_string() });
@@ -144,8 +142,10 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         supervised: true,
         death_at: None,
         guard,
-        engine: &engine,
+        engine: &mut engine,
         names,
+        level,
+        reload: Reload::default(),
         checker,
         turned,
         drain_at: None,
@@ -155,7 +155,7 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         aborts,
         pools: None,
     };
-    runtime.block_on(control.run(watchdog))
+    runtime.block_on(control.run())
 }
 
 /// Standard input, when it is one end of a socketpair.
@@ -186,7 +186,11 @@ async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedF
     match channel.recv().await.map_err(ProxyError::Receive)? {
         Some((ToProxy::Start(start), descriptors)) => Ok((channel, start, descriptors)),
         Some((
-            ToProxy::Drain { .. }
+            ToProxy::Prepare { .. }
+            | ToProxy::Commit { .. }
+            | ToProxy::Forget
+            | ToProxy::Override { .. }
+            | ToProxy::Drain { .. }
             | ToProxy::Quiet { .. }
             | ToProxy::Abort { .. }
             | ToProxy::ReopenLogs { .. }
@@ -218,6 +222,13 @@ async fn released(guard: Option<&pipe::Receiver>) {
     }
 }
 
+/// Fires every `period`, counted anew from one that came late.
+fn timer(period: Duration) -> Interval {
+    let mut timer = interval(period);
+    timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    timer
+}
+
 /// Resolves when that is done; never when nothing is to be.
 async fn done(of: &mut Option<Done>) {
     match of {
@@ -229,9 +240,9 @@ async fn done(of: &mut Option<Done>) {
 /// What the supervisor said, understood.
 struct Prepared {
     config: Config,
-    listeners: Vec<ListenerSockets>,
-    log_files: Vec<PathBuf>,
+    setup: Setup,
     state: State,
+    level: LevelHandle,
 }
 
 /// What a proxy knows that its successor can use.
@@ -242,73 +253,27 @@ struct State {
 }
 
 fn prepare(start: Start) -> Result<Prepared, StartError> {
-    let Start { node, config, listeners, log_files, state, guarded: _ } = start;
-    let config = config::parse_effective(&config, &node).map_err(StartError::Config)?;
+    let Start { node, setup, state, guarded: _ } = start;
+    let config = config::parse_effective(&setup.config, &node).map_err(StartError::Config)?;
     let log = &config.global.log;
-    crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
+    let level = crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
     crate::telemetry::log_panics();
     // A state that cannot be read costs the successor what it would have known, nothing else.
     let state = state.and_then(|s| serde_json::from_str(s.get()).ok()).unwrap_or_default();
-    Ok(Prepared { config, listeners, log_files, state })
+    Ok(Prepared { config, setup, state, level })
 }
 
-/// The names of servers, kept current.
-struct Names {
-    table: Table,
-    changed: Arc<Notify>,
-    /// Looks them up for as long as it lives.
-    _watcher: Option<Watcher>,
-}
-
-impl Names {
-    /// Starts with what the predecessor knew; waits a moment for names that it did not, so that the first requests find
-    /// servers. A name that does not resolve costs its servers until it does.
-    async fn resolve(prepared: &Prepared) -> Self {
-        let servers = prepared.config.pools.iter().flat_map(|pool| &pool.servers);
-        let names: Vec<Arc<str>> = servers
-            .filter_map(|server| match &server.address {
-                ServerAddress::Name { host, .. } => Some(Arc::clone(host)),
-                ServerAddress::Ip(_) => None,
-            })
-            .collect();
-        let known = &prepared.state.addresses;
-        let (table, changed) = (Table::new(known.clone()), Arc::new(Notify::new()));
-        if names.is_empty() {
-            return Self { table, changed, _watcher: None };
-        }
-        let all_known = names.iter().all(|name| known.contains_key(name));
-        let watcher = Watcher::start(Resolver::new(&prepared.config.dns), names, table.clone(), Arc::clone(&changed));
-        if !all_known && timeout(NAMES_AT_START, watcher.settled()).await.is_err() {
-            warn!("not all names of servers resolve yet; starting without them");
-        }
-        Self { table, changed, _watcher: Some(watcher) }
-    }
-}
-
-/// The engine, and the period of the watchdog that watches it.
+/// The engine, and what keeps it current.
 fn start_engine(
     prepared: Prepared,
     descriptors: Vec<OwnedFd>,
     names: Names,
-) -> Result<(Engine, Names, Duration), StartError> {
-    let Prepared { config, listeners, log_files, state } = prepared;
-    let watchdog = config.global.proxy_watchdog;
-    let shards: usize = listeners.iter().map(|l| l.shards).sum();
-    if descriptors.len() != shards + log_files.len() {
-        return Err(StartError::Descriptors);
-    }
-    let mut descriptors = descriptors.into_iter();
-    let bound = listeners
-        .into_iter()
-        .map(|l| BoundListener {
-            name: l.name,
-            addr: l.addr,
-            shards: descriptors.by_ref().take(l.shards).map(TcpListener::from).collect(),
-        })
-        .collect();
-    let log_files = log_files.into_iter().zip(descriptors).collect();
-    let engine = Engine::start(config, bound, log_files, &names.table.load(), state.servers);
-    Ok((engine.map_err(StartError::Engine)?, names, watchdog))
+) -> Result<(Engine, Names, LevelHandle), StartError> {
+    let Prepared { config, setup, state, level } = prepared;
+    let (listeners, log_files) = reload::take(&setup, descriptors).ok_or(StartError::Descriptors)?;
+    let addresses = names.addresses();
+    let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, state.servers);
+    Ok((engine.map_err(StartError::Engine)?, names, level))
 }
 
 /// What the control runtime does while the workers work.
@@ -320,8 +285,10 @@ struct Control<'a> {
     /// When it must be clear whether the supervisor has died.
     death_at: Option<Instant>,
     guard: Option<pipe::Receiver>,
-    engine: &'a Engine,
+    engine: &'a mut Engine,
     names: Names,
+    level: LevelHandle,
+    reload: Reload,
     checker: Checker,
     /// A server has got another verdict.
     turned: Arc<Notify>,
@@ -338,20 +305,26 @@ struct Control<'a> {
 }
 
 impl Control<'_> {
-    async fn run(mut self, watchdog: Duration) -> Result<(), ProxyError> {
+    async fn run(mut self) -> Result<(), ProxyError> {
         self.say(&FromProxy::Ready).await?;
-        self.checker.set_pools(&self.engine.snapshot().pools);
-        let [mut heartbeat, mut state, mut pools] =
-            [heartbeat_interval(watchdog), STATE_INTERVAL, POOLS_INTERVAL].map(interval);
-        for timer in [&mut heartbeat, &mut state, &mut pools] {
-            timer.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        }
-        let tracking = !self.engine.pools().is_empty();
+        let mut heartbeat = self.settle_in();
+        let [mut state, mut pools] = [STATE_INTERVAL, POOLS_INTERVAL].map(timer);
         loop {
+            let tracking = self.pools.is_some();
             // Cancel-safe: timers, channels that keep what came in part, and waits for a condition.
             tokio::select! {
                 message = self.channel.recv(), if self.supervised => match message.map_err(ProxyError::Receive)? {
                     Some((ToProxy::Stop, _)) => return Ok(()),
+                    Some((ToProxy::Commit { token }, _)) => {
+                        let done = self.commit(token);
+                        heartbeat = self.settle_in();
+                        self.say(&done).await?;
+                    }
+                    Some((ToProxy::Override { token, overrides }, _)) => {
+                        self.engine.set_overrides(overrides, &self.names.addresses());
+                        self.checker.set_pools(&self.engine.snapshot().pools);
+                        self.say(&FromProxy::Overridden { token }).await?;
+                    }
                     Some((message, descriptors)) => self.obey(message, descriptors),
                     None => self.on_channel_end(),
                 },
@@ -366,10 +339,11 @@ impl Control<'_> {
                     }
                     self.report_state();
                 }
-                () = self.names.changed.notified() => {
-                    self.engine.set_addresses(&self.names.table.load());
+                () = self.names.changed() => {
+                    self.engine.set_addresses(&self.names.addresses());
                     self.checker.set_pools(&self.engine.snapshot().pools);
                 }
+                answer = self.reload.next() => self.say(&answer).await?,
                 () = at(self.drain_at) => self.begin_drain(),
                 () = self.engine.drained(), if self.draining => {
                     self.draining = false;
@@ -384,11 +358,42 @@ impl Control<'_> {
         }
     }
 
+    /// Lets everything around the engine follow what it runs on; the timer of heartbeats.
+    fn settle_in(&mut self) -> Interval {
+        let snapshot = self.engine.snapshot();
+        self.checker.set_pools(&snapshot.pools);
+        self.pools = (!self.engine.pools().is_empty()).then(Vec::new);
+        timer(heartbeat_interval(snapshot.config.global.proxy_watchdog))
+    }
+
+    /// Runs on what was prepared.
+    fn commit(&mut self, token: u64) -> FromProxy {
+        let Some(Apply { next, listeners, log_files, found }) = self.reload.take_prepared(token) else {
+            let trouble = Some("nothing was prepared".to_owned());
+            return FromProxy::Committed { token, trouble };
+        };
+        let config = Arc::clone(&next.config);
+        self.names.follow(&config, found);
+        let applied = self.engine.apply(next, listeners, log_files, &self.names.addresses());
+        let level = self.level.set(&config.global.log.level);
+        let trouble = applied.err().map(|e| format!("not all workers could be started: {e}"));
+        let trouble = trouble.or_else(|| level.err().map(|e| e.to_string()));
+        if let Some(trouble) = &trouble {
+            error!(trouble, "the new configuration is in force but for this");
+        }
+        FromProxy::Committed { token, trouble }
+    }
+
     fn obey(&mut self, message: ToProxy, descriptors: Vec<OwnedFd>) {
         match message {
+            ToProxy::Prepare { token, setup } => {
+                let node = self.engine.snapshot().config.node.to_string();
+                self.reload.prepare(token, node, setup, descriptors, self.engine.builder(), &self.names);
+            }
+            ToProxy::Forget => self.reload.forget(),
             ToProxy::Drain { timeout_ms } => {
                 debug!(timeout_ms, "draining");
-                self.drain_at = Some(Instant::now() + HANDSHAKE_LINGER);
+                self.drain_at = Some(Instant::now() + HANDSHAKES);
             }
             ToProxy::Quiet { on: true } => self.quieting = Some(self.engine.quiet()),
             ToProxy::Quiet { on: false } => {
@@ -405,7 +410,9 @@ impl Control<'_> {
                 });
             }
             ToProxy::ReopenLogs { files } => self.engine.reopen_logs(files.into_iter().zip(descriptors).collect()),
-            ToProxy::Start(_) | ToProxy::Stop => warn!("unexpected message from the supervisor"),
+            ToProxy::Start(_) | ToProxy::Commit { .. } | ToProxy::Override { .. } | ToProxy::Stop => {
+                warn!("unexpected message from the supervisor");
+            }
         }
     }
 
@@ -441,7 +448,7 @@ impl Control<'_> {
     }
 
     fn report_state(&self) {
-        let addresses = Addresses::clone(&self.names.table.load());
+        let addresses = Addresses::clone(&self.names.addresses());
         match to_raw_value(&State { servers: self.engine.state(), addresses }) {
             Ok(state) => {
                 self.offer(&FromProxy::State(state));

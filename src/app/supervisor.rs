@@ -11,14 +11,16 @@
 //! It runs on the main thread alone, which therefore is the one that forks.
 
 mod orders;
+mod overrides;
+mod reload;
+pub(super) mod sockets;
 
 use std::fmt;
 use std::io;
-use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
-use std::thread::available_parallelism;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
@@ -31,20 +33,27 @@ use tracing::{debug, error, info, warn};
 use crate::app::admin::{Admin, AdminError, Answer};
 use crate::app::at;
 use crate::app::backoff::Backoff;
-use crate::app::child::{Child, Lost, Program, descriptors};
+use crate::app::child::{Child, Lost, Program};
 use crate::app::duty::{Due, Duty};
+use crate::app::history::History;
 use crate::app::lock::{Lock, LockError};
 use crate::app::logs::{self, LogError};
 use crate::app::watchdog::heartbeat_interval;
 use crate::config::Loaded;
-use crate::config::model::{Config, Freebind};
-use crate::ipc::{Event, FromProxy, ListenerSockets, Start, ToProxy};
+use crate::config::model::{Config, Overrides};
+use crate::ipc::{Event, FromProxy, Setup, Start, ToProxy};
 use crate::net::clock;
-use crate::net::listen::{self, BindError, Options};
-use crate::proxy::BoundListener;
+use crate::net::listen::{self, BindError};
 use crate::sys::process;
 use crate::sys::user::{self, Identity};
+use crate::telemetry::LevelHandle;
 use crate::time::{Millis, to_millis};
+
+use self::overrides::Standing;
+use self::reload::{Reload, Wanted, What};
+use self::sockets::Sockets;
+
+pub(super) use self::reload::Origin;
 
 /// Why the supervisor could not begin, or ended before it was asked to.
 #[derive(Debug)]
@@ -83,9 +92,21 @@ impl fmt::Display for RunError {
 /// What an event leads to: go on, or leave with a result.
 type Flow = ControlFlow<Result<(), RunError>>;
 
-struct Supervisor<'a> {
-    loaded: &'a Loaded,
-    listeners: Vec<BoundListener>,
+struct Supervisor {
+    loaded: Arc<Loaded>,
+    /// Where `loaded` came from, and others come from.
+    origin: Origin,
+    /// Number of `loaded` on this box.
+    generation: u64,
+    level: LevelHandle,
+    /// None where `state_dir` cannot be used.
+    history: Option<History>,
+    standing: Standing,
+    overrides: Overrides,
+    /// Who waits until they are in force, and is told so.
+    overriding: Vec<(oneshot::Sender<Answer>, String)>,
+    reload: Reload,
+    sockets: Sockets,
     program: Program,
     identity: Option<Identity>,
     proxy: Option<Child>,
@@ -121,24 +142,38 @@ const RESETS_PER_ROUND: usize = 4096;
 /// Descriptors beside those of connections: listeners, logs, epoll, probes, pipes.
 const SPARE_DESCRIPTORS: u64 = 4096;
 
-/// Runs `loaded` until a signal ends it.
-pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
+/// Runs `loaded`, which came from `origin`, until a signal ends it.
+pub(super) fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
     let global = &loaded.config.global;
-    crate::telemetry::init(&global.log.level, global.log.json).map_err(|e| RunError::Telemetry(e.to_string()))?;
+    let level = crate::telemetry::init(&global.log.level, global.log.json);
+    let level = level.map_err(|e| RunError::Telemetry(e.to_string()))?;
     let _lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
-    raise_limits(&loaded.config);
-    let listeners = bind(&loaded.config).map_err(RunError::Bind)?;
+    raise_limits(&loaded.config, None);
+    let sockets = Sockets::bind(&loaded.config).map_err(RunError::Bind)?;
     // A log that cannot be opened is better known before the first request than after.
     logs::paths(&loaded.config).iter().try_for_each(|p| logs::open(p).map(drop)).map_err(RunError::Log)?;
+    let history = History::open(&global.state_dir).inspect_err(|e| {
+        warn!(dir = %global.state_dir.display(), error = %e, "state_dir: no generations are kept, and nothing outlives this instance");
+    });
+    let standing = Standing::open(&global.state_dir, &loaded.config);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(RunError::System)?;
     runtime.block_on(async {
         let program = Program::open().map_err(RunError::System)?;
-        let duty = Duty::new(loaded, &listeners, &program).map_err(RunError::System)?;
-        let supervisor = Supervisor {
-            loaded,
-            listeners,
+        let duty = Duty::new(&loaded, sockets.bound(), &program).map_err(RunError::System)?;
+        let mut supervisor = Supervisor {
+            identity: identity(&loaded.config.global.user),
+            admin: Admin::open(&loaded.config.admin.socket).map_err(RunError::Admin)?,
+            origin,
+            generation: 0,
+            level,
+            history: history.ok(),
+            overrides: standing.overrides(&loaded.config),
+            overriding: Vec::new(),
+            loaded: Arc::new(loaded),
+            standing,
+            reload: Reload::default(),
+            sockets,
             program,
-            identity: identity(&global.user),
             proxy: None,
             backoff: Backoff::default(),
             start_at: None,
@@ -148,46 +183,22 @@ pub(super) fn run(loaded: &Loaded) -> Result<(), RunError> {
             stop_at: None,
             leaving: false,
             duty,
-            admin: Admin::open(&loaded.config.admin.socket).map_err(RunError::Admin)?,
             handover: None,
             started: Instant::now(),
         };
+        supervisor.number();
         supervisor.serve(Signals::new().map_err(RunError::System)?).await
     })
 }
 
-fn raise_limits(config: &Config) {
+/// For this process and those that it starts, and for the `proxy` that runs already.
+fn raise_limits(config: &Config, proxy: Option<u32>) {
     // A connection is two descriptors: the client's and the server's.
     let wanted = u64::from(config.global.max_connections) * 2 + SPARE_DESCRIPTORS;
-    let limit = process::raise_descriptor_limit(wanted);
+    let limit = process::raise_descriptor_limit(proxy, wanted);
     if limit < wanted {
         warn!(limit, wanted, "the limit of open files is too low for max_connections (systemd: LimitNOFILE)");
     }
-}
-
-fn bind(config: &Config) -> Result<Vec<BoundListener>, BindError> {
-    let cores = || available_parallelism().unwrap_or(NonZeroUsize::MIN);
-    let workers = config.global.workers.and_then(|n| NonZeroUsize::try_from(n).ok()).unwrap_or_else(cores);
-    let mut bound = Vec::new();
-    for listener in &config.listeners {
-        let options = Options {
-            backlog: listener.backlog,
-            keepalive: listener.tcp_keepalive,
-            freebind: match listener.freebind {
-                Freebind::Always => true,
-                Freebind::Auto | Freebind::Never => false,
-            },
-            shards: workers,
-        };
-        for &addr in &listener.bind {
-            let of_router = listener.freebind == Freebind::Auto && config.is_virtual(addr.ip());
-            let options = Options { freebind: options.freebind || of_router, ..options.clone() };
-            let shards = listen::bind(&listener.name, addr, &options)?;
-            info!(listener = %listener.name, %addr, "listening");
-            bound.push(BoundListener { name: listener.name.clone(), addr, shards });
-        }
-    }
-    Ok(bound)
 }
 
 /// Whom a child called for `name` becomes; `None` when it stays who we are.
@@ -215,7 +226,8 @@ struct Signals {
 enum Request {
     Stop,
     ReopenLogs,
-    Apply,
+    Reload,
+    Upgrade,
 }
 
 impl Signals {
@@ -235,15 +247,15 @@ impl Signals {
             _ = int.recv() => Request::Stop,
             _ = quit.recv() => Request::Stop,
             _ = reopen.recv() => Request::ReopenLogs,
-            _ = hup.recv() => Request::Apply,
-            _ = usr2.recv() => Request::Apply,
+            _ = hup.recv() => Request::Reload,
+            _ = usr2.recv() => Request::Upgrade,
         }
     }
 }
 
-impl Supervisor<'_> {
+impl Supervisor {
     async fn serve(mut self, mut signals: Signals) -> Result<(), RunError> {
-        let mut watch = interval(heartbeat_interval(self.watchdog()).min(WATCH_AT_LEAST));
+        let mut watch = interval(WATCH_AT_LEAST.min(heartbeat_interval(self.watchdog())));
         watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         self.unserved_since = Some(clock::now());
         self.start().await.map_err(RunError::Proxy)?;
@@ -257,6 +269,7 @@ impl Supervisor<'_> {
                 () = at(self.start_at) => self.on_start_due().await,
                 due = next_duty(&mut self.duty) => self.on_due(due).await,
                 asked = self.admin.next() => self.on_asked(asked).await,
+                due = self.reload.next() => self.on_reload_due(due).await,
                 _ = watch.tick() => self.on_watch().await,
             };
             if let ControlFlow::Break(result) = flow {
@@ -272,6 +285,20 @@ impl Supervisor<'_> {
         }
     }
 
+    /// The number of what runs: that of the last generation if it is the same still, else the next.
+    fn number(&mut self) {
+        let Some(history) = &self.history else { return };
+        let latest = history.latest();
+        let same = history.read(latest).is_ok_and(|(generation, text)| {
+            text == self.loaded.effective && generation.node == *self.loaded.config.node
+        });
+        self.generation = latest;
+        if !same {
+            self.generation += 1;
+            self.keep_generation("start".to_owned(), "bascule run".to_owned());
+        }
+    }
+
     fn watchdog(&self) -> Duration {
         self.loaded.config.global.proxy_watchdog
     }
@@ -283,15 +310,15 @@ impl Supervisor<'_> {
             .map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "proxy started");
         let (log_files, log_fds) = self.open_logs();
-        let start = Start {
-            node: self.loaded.config.node.to_string(),
+        let (listeners, mut fds) = self.sockets.now();
+        let setup = Setup {
             config: self.loaded.without_passwords.clone(),
-            listeners: self.listeners.iter().map(sockets).collect(),
+            overrides: self.overrides.clone(),
+            listeners,
             log_files,
-            state: self.state.clone(),
-            guarded: false,
         };
-        let mut fds = descriptors(self.listeners.iter().flat_map(|l| &l.shards));
+        let node = self.loaded.config.node.to_string();
+        let start = Start { node, setup, state: self.state.clone(), guarded: false };
         fds.extend(log_fds.iter().map(AsFd::as_fd));
         let sent = child.start(start, &fds).await;
         self.proxy = Some(child);
@@ -319,8 +346,12 @@ impl Supervisor<'_> {
                 let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
                 self.tell(ToProxy::ReopenLogs { files }, &fds).await
             }
-            Request::Apply => {
-                warn!("configuration and program are read at start only: signal ignored");
+            Request::Reload => {
+                let by = "SIGHUP".to_owned();
+                self.reload(Wanted { what: What::File, dry_run: false, confirm: None, by, reply: None }).await
+            }
+            Request::Upgrade => {
+                warn!("the program is read at start only: signal ignored");
                 ControlFlow::Continue(())
             }
         }
@@ -349,15 +380,9 @@ impl Supervisor<'_> {
         }
         info!(?limit, "stopping: connections under way are finished");
         self.stop_at = Some(Instant::now() + limit);
-        for shard in self.listeners.iter().flat_map(|l| &l.shards) {
-            if let Err(e) = listen::refuse_new(shard) {
-                warn!(error = %e, "connections made from now on may be reset");
-            }
-        }
-        let told = self.tell(ToProxy::Drain { timeout_ms: to_millis(limit) }, &[]).await;
         // The proxy's own descriptors hold the sockets open until it has accepted what is queued.
-        self.listeners.clear();
-        told
+        self.sockets.close();
+        self.tell(ToProxy::Drain { timeout_ms: to_millis(limit) }, &[]).await
     }
 
     /// Sends a message to the proxy, if there is one.
@@ -398,6 +423,14 @@ impl Supervisor<'_> {
                     duty.aborted(token).await;
                 }
             }
+            // Of several the last answer counts: it is the one that is as long as the line.
+            Ok(FromProxy::Overridden { token }) if u64::try_from(self.overriding.len()) == Ok(token) => {
+                self.overridden();
+            }
+            Ok(FromProxy::Overridden { .. }) => {}
+            Ok(FromProxy::Prepared { token }) => return self.on_prepared(token).await,
+            Ok(FromProxy::Refused { token, reason }) => return self.on_refused(token, reason).await,
+            Ok(FromProxy::Committed { token, trouble }) => return self.on_committed(token, trouble).await,
             Ok(FromProxy::Pools(pools)) => {
                 if let Some(duty) = &mut self.duty {
                     duty.set_pools(pools).await;
@@ -450,7 +483,8 @@ impl Supervisor<'_> {
         }
         let delay = self.backoff.died(now);
         self.start_at = Some(Instant::now() + delay);
-        ControlFlow::Continue(())
+        self.overridden();
+        Box::pin(self.reload_without_proxy()).await
     }
 
     async fn on_start_due(&mut self) -> Flow {
@@ -469,12 +503,13 @@ impl Supervisor<'_> {
     async fn on_watch(&mut self) -> Flow {
         let unserved = self.unserved_since.map(|since| clock::now().since(since));
         if unserved.is_some_and(|ms| ms >= to_millis(UNSERVED_LIMIT)) {
-            let shards = self.listeners.iter().flat_map(|l| &l.shards);
+            let shards = self.sockets.bound().iter().flat_map(|l| &l.shards);
             let connections: usize = shards.map(|s| listen::reset_queued(s, RESETS_PER_ROUND)).sum();
             if connections > 0 {
                 warn!(connections, "no proxy to serve them: waiting connections reset");
             }
         }
+        self.sockets.sweep();
         if let Some(duty) = &mut self.duty {
             duty.check().await;
         }
@@ -497,8 +532,4 @@ async fn next_duty(duty: &mut Option<Duty>) -> Due {
         Some(duty) => duty.next().await,
         None => std::future::pending().await,
     }
-}
-
-fn sockets(listener: &BoundListener) -> ListenerSockets {
-    ListenerSockets { name: listener.name.clone(), addr: listener.addr, shards: listener.shards.len() }
 }

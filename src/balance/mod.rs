@@ -46,7 +46,7 @@ pub trait Members {
 }
 
 /// What is fixed about one server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Node {
     /// Share of the traffic.
     pub weight: NonZeroU32,

@@ -10,6 +10,7 @@
 
 mod decode;
 mod diagnostic;
+mod diff;
 mod document;
 mod help;
 mod merge;
@@ -27,6 +28,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
+pub use diff::{Change, ChangeKind, changes};
 pub use schema::{KeyDoc, reference_rows, schema};
 
 use diagnostic::{Problems, Source, Sources};
@@ -53,8 +55,10 @@ pub struct Loaded {
     pub without_passwords: String,
     /// What is probably not meant.
     pub warnings: Diagnostics,
-    /// The files it was read from, the main one first.
+    /// The files it was read from, the main one first; none when it was [`restore`]d.
     pub files: Vec<PathBuf>,
+    /// Of their contents, see [`checksum`].
+    pub checksum: u32,
     masked: String,
 }
 
@@ -111,6 +115,25 @@ pub fn check_all_nodes(path: &Path) -> Result<Diagnostics, Diagnostics> {
     if all.has_errors() { Err(all) } else { Ok(all) }
 }
 
+/// As [`load`], from what [`Loaded::effective`] was: an earlier configuration is back, whatever has become of the files.
+///
+/// # Errors
+/// What is wrong with `text` by the rules of this program.
+pub fn restore(text: &str, node: &str) -> Result<Loaded, Diagnostics> {
+    let config = parse_effective(text, node)?;
+    let mut table = Source::parse(PathBuf::new(), text.to_owned(), 0, &mut Problems::default()).table;
+    resolve::mark_secrets(&mut table);
+    Ok(Loaded {
+        config,
+        effective: text.to_owned(),
+        without_passwords: document::to_text(&without_passwords(table.clone()), Secrets::Shown),
+        warnings: Diagnostics::default(),
+        files: Vec::new(),
+        checksum: 0,
+        masked: document::to_text(&table, Secrets::Masked),
+    })
+}
+
 /// The configuration that [`Loaded::effective`] was made from; opens no file.
 ///
 /// # Errors
@@ -145,7 +168,7 @@ fn load_node(
     let (mut table, node) = merge::for_node(table, node, &mut problems);
     let folder = path.parent().unwrap_or(Path::new(""));
     resolve::resolve(&mut table, &Outside::Box { folder, env }, &mut problems);
-    fill_in_run_dir(&mut table, env);
+    fill_in_directories(&mut table, env);
     let config = validate::validate(table.clone(), &node, &mut problems);
     let failed = problems.has_errors();
     let warnings = sources.render(problems);
@@ -157,12 +180,28 @@ fn load_node(
                 without_passwords: document::to_text(&without_passwords(table.clone()), Secrets::Shown),
                 warnings,
                 files: sources.iter().map(|source| source.name.clone()).collect(),
+                checksum: sum(sources.iter().map(|source| source.text.as_bytes())),
                 masked: document::to_text(&table, Secrets::Masked),
             };
             Ok((loaded, table))
         }
         _ => Err(warnings),
     }
+}
+
+/// A checksum of the contents of `files`, to see whether they are still what was loaded; `None`: one cannot be read.
+pub fn checksum(files: &[PathBuf]) -> Option<u32> {
+    let contents: Vec<Vec<u8>> = files.iter().map(std::fs::read).collect::<Result<_, _>>().ok()?;
+    Some(sum(contents.iter().map(Vec::as_slice)))
+}
+
+fn sum<'a>(contents: impl Iterator<Item = &'a [u8]>) -> u32 {
+    let mut hash = crc32fast::Hasher::new();
+    for text in contents {
+        hash.update(&u64::try_from(text.len()).unwrap_or(u64::MAX).to_le_bytes());
+        hash.update(text);
+    }
+    hash.finalize()
 }
 
 /// A document in which no virtual router has a password; as valid as the one with them.
@@ -174,22 +213,33 @@ fn without_passwords(mut table: Table) -> Table {
     table
 }
 
-/// The directory depends on who starts the program: the process that is started later, as another user, must find it
-/// in the document.
-fn fill_in_run_dir(table: &mut Table, env: &dyn Fn(&str) -> Option<OsString>) {
+/// Directories depend on who starts the program: the process that is started later, as another user, must find them in the
+/// document.
+fn fill_in_directories(table: &mut Table, env: &dyn Fn(&str) -> Option<OsString>) {
     let item = |value| Item { key: merge::TOP, place: merge::TOP, value, secret: false };
     let global = table.entry("global".to_owned()).or_insert_with(|| item(Value::Table(Table::new())));
     let Some(global) = global.as_table_mut() else { return };
-    global.entry("run_dir".to_owned()).or_insert_with(|| {
-        let uid = rustix::process::getuid();
-        let private =
-            || env("XDG_RUNTIME_DIR").and_then(|dir| dir.into_string().ok()).filter(|dir| dir.starts_with('/'));
-        item(Value::String(match private() {
-            _ if uid.is_root() => "/run/bascule".to_owned(),
-            Some(dir) => format!("{dir}/bascule"),
-            None => format!("/tmp/bascule-{}", uid.as_raw()),
-        }))
-    });
+    let uid = rustix::process::getuid();
+    let folder = |name: &str| env(name).and_then(|dir| dir.into_string().ok()).filter(|dir| dir.starts_with('/'));
+    let written = match global.get("run_dir").map(|item| &item.value) {
+        Some(Value::String(dir)) => Some(dir.clone()),
+        _ => None,
+    };
+    let run_dir = match folder("XDG_RUNTIME_DIR") {
+        _ if uid.is_root() => "/run/bascule".to_owned(),
+        Some(dir) => format!("{dir}/bascule"),
+        None => format!("/tmp/bascule-{}", uid.as_raw()),
+    };
+    // An instance with a folder of its own has a state of its own.
+    let state_dir = match (&written, folder("XDG_STATE_HOME"), folder("HOME")) {
+        (Some(dir), ..) => format!("{dir}/state"),
+        (None, ..) if uid.is_root() => "/var/lib/bascule".to_owned(),
+        (None, Some(dir), _) => format!("{dir}/bascule"),
+        (None, None, Some(home)) => format!("{home}/.local/state/bascule"),
+        (None, None, None) => format!("{run_dir}/state"),
+    };
+    global.entry("run_dir".to_owned()).or_insert_with(|| item(Value::String(run_dir)));
+    global.entry("state_dir".to_owned()).or_insert_with(|| item(Value::String(state_dir)));
 }
 
 /// The short hostname.

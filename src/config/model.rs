@@ -5,6 +5,7 @@
 //! has to ask where it came from. Durations are never zero unless the field says what zero means.
 
 mod check;
+mod overrides;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ use crate::config::value::Cidr;
 use crate::template::Template;
 
 pub use check::{HealthCheck, HttpProbe, Probe};
+pub use overrides::{Duty, Override, Overrides};
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,
@@ -73,8 +75,12 @@ pub struct Global {
     pub user: String,
     /// Where the lock file lives; one instance per directory.
     pub run_dir: PathBuf,
+    /// Where generations and overrides are kept.
+    pub state_dir: PathBuf,
     /// How long connections under way may go on after SIGTERM.
     pub shutdown_timeout: Duration,
+    /// After a reload or an upgrade: how long connections of what is gone may go on.
+    pub drain_timeout: Duration,
     /// How long a worker may make no progress before the proxy is killed and replaced.
     pub proxy_watchdog: Duration,
     /// Client connections in all, over all listeners; more are closed at accept.
@@ -95,7 +101,7 @@ pub struct Log {
 }
 
 /// `[dns]`: how names of servers are resolved.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Dns {
     /// Name servers; empty: those of `/etc/resolv.conf`.
     pub resolvers: Vec<SocketAddr>,
@@ -502,7 +508,7 @@ pub struct RetryBudget {
 }
 
 /// How a server is chosen.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Algorithm {
     /// nginx's smooth weighted round robin.
     RoundRobin,

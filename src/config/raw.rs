@@ -81,8 +81,14 @@ table! {
         /// Directory of the lock file; one instance per directory. Default: /run/bascule for root, else
         /// $XDG_RUNTIME_DIR/bascule, else /tmp/bascule-UID.
         run_dir: String,
+        /// Where the last generations of the configuration and what was said of servers at run time are kept. Default:
+        /// `state` in run_dir if that is given; else /var/lib/bascule for root, else $XDG_STATE_HOME/bascule or
+        /// ~/.local/state/bascule.
+        state_dir: String,
         /// How long connections under way may go on after SIGTERM.
         shutdown_timeout: Period = "30s",
+        /// After a reload or an upgrade: how long connections of what is gone may go on.
+        drain_timeout: Period = "10m",
         /// How long a worker may make no progress before the proxy is killed and replaced.
         proxy_watchdog: Period = "2s",
         /// Client connections over all listeners; more are closed at accept.

@@ -51,6 +51,17 @@ impl Table {
         Some(addrs)
     }
 
+    /// Takes in addresses of names that it does not know.
+    pub fn learn(&self, found: Addresses) {
+        self.0.rcu(|all| {
+            let mut all = Addresses::clone(all);
+            for (name, addresses) in &found {
+                all.entry(Arc::clone(name)).or_insert_with(|| addresses.clone());
+            }
+            all
+        });
+    }
+
     fn retain(&self, names: &HashSet<Arc<str>>) {
         self.0.rcu(|all| {
             let mut all = Addresses::clone(all);

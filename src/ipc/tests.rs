@@ -17,9 +17,7 @@ fn hostile() -> (ProxyChannel, OwnedFd) {
 fn start(config: String) -> ToProxy {
     ToProxy::Start(Start {
         node: "a".into(),
-        config,
-        listeners: Vec::new(),
-        log_files: Vec::new(),
+        setup: Setup { config, overrides: Overrides::default(), listeners: Vec::new(), log_files: Vec::new() },
         state: None,
         guarded: false,
     })
@@ -45,7 +43,7 @@ async fn many_descriptors_and_a_long_text_arrive_in_order() {
             let fds: Vec<_> = files[..count].iter().map(AsFd::as_fd).collect();
             supervisor.send(&start(config.clone()), &fds).await.unwrap();
             let (message, received) = proxy.recv().await.unwrap().unwrap();
-            assert!(matches!(message, ToProxy::Start(s) if s.config == config));
+            assert!(matches!(message, ToProxy::Start(s) if s.setup.config == config));
             let inode = |file: &File| file.metadata().unwrap().ino();
             let got: Vec<_> = received.into_iter().map(|fd| inode(&File::from(fd))).collect();
             assert_eq!(got, files[..count].iter().map(inode).collect::<Vec<_>>());

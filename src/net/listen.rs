@@ -24,6 +24,8 @@ pub struct Options {
     pub freebind: bool,
     /// Sockets.
     pub shards: NonZeroUsize,
+    /// Sockets of ours have the port already, on this address or on all: these join them.
+    pub joins: bool,
 }
 
 /// An address that cannot be listened on.
@@ -59,6 +61,14 @@ impl std::fmt::Display for BindError {
     }
 }
 
+impl BindError {
+    fn new(listener: &Arc<str>, addr: SocketAddr, source: io::Error) -> Self {
+        let taken = source.kind() == io::ErrorKind::AddrInUse;
+        let holder = taken.then(|| procfs::holder_of_port(addr)).flatten();
+        Self { listener: Arc::clone(listener), addr, source, holder }
+    }
+}
+
 impl std::error::Error for BindError {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         Some(&self.source)
@@ -71,11 +81,37 @@ impl std::error::Error for BindError {
 /// # Errors
 /// The address is taken by another process, not of this box, or needs a privilege.
 pub fn bind(listener: &Arc<str>, addr: SocketAddr, options: &Options) -> Result<Vec<TcpListener>, BindError> {
-    shards(addr, options).map_err(|source| {
-        let taken = source.kind() == io::ErrorKind::AddrInUse;
-        let holder = taken.then(|| procfs::holder_of_port(addr)).flatten();
-        BindError { listener: Arc::clone(listener), addr, source, holder }
-    })
+    let shards = reserve(listener, addr, options)?;
+    listen(listener, addr, &shards, options)?;
+    Ok(shards)
+}
+
+/// The first half of [`bind`]: takes the address, and takes no connection yet.
+///
+/// # Errors
+/// As [`bind`].
+pub fn reserve(listener: &Arc<str>, addr: SocketAddr, options: &Options) -> Result<Vec<TcpListener>, BindError> {
+    shards(addr, options).map_err(|source| BindError::new(listener, addr, source))
+}
+
+/// The second half; on sockets that listen already, their queues get the length of `options`, and connections accepted from
+/// now on its keep-alive.
+///
+/// # Errors
+/// Somebody else has come in between.
+pub fn listen(
+    listener: &Arc<str>,
+    addr: SocketAddr,
+    shards: &[TcpListener],
+    options: &Options,
+) -> Result<(), BindError> {
+    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
+    let one = |shard: &TcpListener| {
+        let socket = SockRef::from(shard);
+        set_keepalive(&socket, options.keepalive)?;
+        socket.listen(backlog)
+    };
+    shards.iter().try_for_each(one).map_err(|source| BindError::new(listener, addr, source))
 }
 
 /// Makes the kernel drop new connection attempts on `listener`, so that its accept queue runs empty and it can be closed
@@ -133,6 +169,9 @@ fn shards(addr: SocketAddr, options: &Options) -> io::Result<Vec<TcpListener>> {
     // The first socket gets SO_REUSEPORT after its bind: a port that another process listens on is an error, even when
     // that process would share it.
     let first = socket(addr, options)?;
+    if options.joins {
+        first.set_reuse_port(true)?;
+    }
     first.bind(&addr.into())?;
     first.set_reuse_port(true)?;
     let addr = first.local_addr()?.as_socket().ok_or(io::ErrorKind::InvalidData)?;
@@ -143,18 +182,20 @@ fn shards(addr: SocketAddr, options: &Options) -> io::Result<Vec<TcpListener>> {
         next.bind(&addr.into())?;
         sockets.push(next);
     }
-    let backlog = i32::try_from(options.backlog).unwrap_or(i32::MAX);
-    sockets.iter().try_for_each(|s| s.listen(backlog))?;
     Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+fn set_keepalive(socket: &Socket, idle: Option<Duration>) -> io::Result<()> {
+    match idle {
+        Some(idle) => socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle)),
+        None => socket.set_keepalive(false),
+    }
 }
 
 fn socket(addr: SocketAddr, options: &Options) -> io::Result<Socket> {
     let socket = Socket::new(Domain::for_address(addr), Type::STREAM.nonblocking(), Some(Protocol::TCP))?;
     socket.set_reuse_address(true)?;
     socket.set_tcp_nodelay(true)?;
-    if let Some(idle) = options.keepalive {
-        socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(idle))?;
-    }
     if addr.is_ipv6() {
         socket.set_only_v6(true)?;
     }
@@ -174,7 +215,7 @@ mod tests {
 
     fn options(shards: usize) -> Options {
         let shards = NonZeroUsize::new(shards).unwrap();
-        Options { backlog: 64, keepalive: Some(Duration::from_secs(75)), freebind: false, shards }
+        Options { backlog: 64, keepalive: Some(Duration::from_secs(75)), freebind: false, shards, joins: false }
     }
 
     fn bind_to(addr: &str, options: &Options) -> Result<Vec<TcpListener>, BindError> {

@@ -32,7 +32,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::{Balancer, Flow, Node, State};
-use crate::config::model;
+use crate::config::model::{self, Duty, Overrides};
 use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
@@ -72,6 +72,8 @@ struct Tier {
 struct Member {
     server: Arc<Server>,
     standing: Standing,
+    /// By the checks of its pool.
+    checked: bool,
     /// 0: no limit.
     max_conns: u32,
     limits: Limits,
@@ -79,14 +81,17 @@ struct Member {
     max_fails: u32,
 }
 
-/// What the file says of using a server. The verdict in the server itself is stale when the checks of its pool are gone.
+/// What the file and the operator say of using a server. The verdict in the server itself is stale when the checks of its
+/// pool are gone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Standing {
     Used,
     /// Unless its checks find it down.
     Checked,
-    /// Never.
+    /// Never: the file says so.
     Down,
+    /// Not for anything new: the operator says so.
+    Off,
 }
 
 /// What one worker remembers of one pool between picks; made by [`Pool::new_state`] of that very pool.
@@ -99,11 +104,12 @@ impl Pool {
     /// Builds the pool of a new snapshot.
     ///
     /// `addresses` gives the addresses of a server as far as they are known; each becomes a server of its own with the
-    /// weight and limits of the spec, none is fine. Servers, waiting line and retry budget of `previous`, if it is the
-    /// pool of the same name, are carried over.
+    /// weight and limits of the spec, none is fine. `overrides` win over the spec. Servers, waiting line and retry budget of
+    /// `previous`, if it is the pool of the same name, are carried over.
     pub fn build(
         config: &Arc<model::Pool>,
         addresses: impl Fn(&model::ServerSpec) -> Vec<SocketAddr>,
+        overrides: &Overrides,
         previous: Option<&Self>,
     ) -> Self {
         let previous = previous.filter(|pool| pool.config.name == config.name);
@@ -111,6 +117,8 @@ impl Pool {
         let mut tiers = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
         for spec in &config.servers {
             let (members, nodes) = &mut tiers[usize::from(spec.backup)];
+            let said = overrides.of(&config.name, &spec.name);
+            let weight = said.and_then(|said| said.weight).unwrap_or(spec.weight);
             let mut seen = Vec::new();
             for address in addresses(spec) {
                 if seen.contains(&address) {
@@ -123,8 +131,9 @@ impl Pool {
                     Some(server) => server.clone(),
                     None => Arc::new(Server::new(config.name.clone(), spec.name.clone(), address, queue.clone())),
                 };
-                members.push(Member::new(server, spec, config.health_check.is_some()));
-                nodes.push(node(spec, address));
+                let duty = said.and_then(|said| said.duty);
+                members.push(Member::new(server, spec, duty, config.health_check.is_some()));
+                nodes.push(node(spec, weight, address));
             }
         }
         let mut tiers = tiers.map(|(members, nodes)| {
@@ -183,8 +192,14 @@ impl Pool {
     /// The servers that are to be checked, each with its host as written, an IPv6 address in brackets.
     pub fn checked(&self) -> impl Iterator<Item = (&Arc<Server>, &Arc<str>)> {
         let all = self.tiers.iter().flat_map(|tier| tier.members.iter().zip(&tier.nodes));
-        all.filter(|(member, _)| member.standing == Standing::Checked)
-            .map(|(member, node)| (&member.server, &node.host))
+        all.filter(|(member, _)| member.checked).map(|(member, node)| (&member.server, &node.host))
+    }
+
+    /// Whether picks from `other` go on from where picks from this pool are: the same servers with the same weights, and the
+    /// same algorithm.
+    pub fn picks_as(&self, other: &Self) -> bool {
+        let same = |(a, b): (&Tier, &Tier)| a.nodes == b.nodes;
+        self.config.algorithm == other.config.algorithm && self.tiers.iter().zip(&other.tiers).all(same)
     }
 
     /// All servers.
@@ -220,14 +235,16 @@ impl Pool {
 }
 
 impl Member {
-    fn new(server: Arc<Server>, spec: &model::ServerSpec, checked: bool) -> Self {
+    fn new(server: Arc<Server>, spec: &model::ServerSpec, duty: Option<Duty>, checks: bool) -> Self {
         let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
-        let standing = match (spec.down, checked) {
-            (true, _) => Standing::Down,
-            (false, true) => Standing::Checked,
-            (false, false) => Standing::Used,
+        let standing = match (spec.down, duty, checks) {
+            (true, ..) => Standing::Down,
+            (false, Some(Duty::Drain | Duty::Maintenance), _) => Standing::Off,
+            (false, None, true) => Standing::Checked,
+            (false, None, false) => Standing::Used,
         };
-        Self { server, standing, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
+        let checked = checks && !spec.down && duty != Some(Duty::Maintenance);
+        Self { server, standing, checked, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
     }
 
     /// Every verdict on the server must be good.
@@ -236,7 +253,7 @@ impl Member {
         match self.standing {
             Standing::Used => !passive.has_failed(self.max_fails),
             Standing::Checked => !self.is_down() && !passive.has_failed_lately(self.max_fails),
-            Standing::Down => false,
+            Standing::Down | Standing::Off => false,
         }
     }
 
@@ -245,7 +262,7 @@ impl Member {
         match self.standing {
             Standing::Used => false,
             Standing::Checked => self.server.health.active.is_down(),
-            Standing::Down => true,
+            Standing::Down | Standing::Off => true,
         }
     }
 
@@ -254,11 +271,11 @@ impl Member {
     }
 }
 
-fn node(spec: &model::ServerSpec, address: SocketAddr) -> Node {
+fn node(spec: &model::ServerSpec, weight: u32, address: SocketAddr) -> Node {
     let (host, port) = match &spec.address {
         model::ServerAddress::Ip(SocketAddr::V4(written)) => (written.ip().to_string().into(), written.port()),
         model::ServerAddress::Ip(SocketAddr::V6(written)) => (format!("[{}]", written.ip()).into(), written.port()),
         model::ServerAddress::Name { host, port } => (host.clone(), *port),
     };
-    Node { weight: NonZeroU32::new(spec.weight).unwrap_or(NonZeroU32::MIN), host, port, address }
+    Node { weight: NonZeroU32::new(weight).unwrap_or(NonZeroU32::MIN), host, port, address }
 }

@@ -25,6 +25,8 @@ pub struct Server {
     load: Padded<Load>,
     pub(super) health: Padded<Health>,
     queue: Arc<Queue>,
+    /// See [`Server::end_at`].
+    ends_at: AtomicU64,
 }
 
 /// A request or connection on a server; counted in flight until dropped.
@@ -64,11 +66,23 @@ struct Load {
 #[repr(align(128))]
 pub(super) struct Padded<T>(T);
 
+/// No end in sight.
+const NEVER: u64 = u64::MAX;
+
 impl Server {
     pub(super) fn new(pool: Arc<str>, name: Arc<str>, address: SocketAddr, queue: Arc<Queue>) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
-        Self { id, pool, name, address, load: Padded::default(), health: Padded::default(), queue }
+        Self {
+            id,
+            pool,
+            name,
+            address,
+            load: Padded::default(),
+            health: Padded::default(),
+            queue,
+            ends_at: AtomicU64::new(NEVER),
+        }
     }
 
     /// Requests and connections on it now, over all workers.
@@ -111,6 +125,16 @@ impl Server {
     /// request that succeeds, or `fail_timeout`, gives it requests as before.
     pub fn found_well(&self) {
         self.health.passive.calm();
+    }
+
+    /// The configuration has it no more: what runs over it is cut at that time, unless that was said before.
+    pub fn end_at(&self, at: Millis) {
+        self.ends_at.fetch_min(at.0, Ordering::Relaxed);
+    }
+
+    /// Whether what runs over it is to be cut.
+    pub fn has_ended(&self, now: Millis) -> bool {
+        self.ends_at.load(Ordering::Relaxed) <= now.0
     }
 
     /// Starts a request unless `max_conns` (0: no limit) are in flight.

@@ -59,7 +59,7 @@ fn build(config: model::Pool, previous: Option<&Pool>) -> Pool {
         ServerAddress::Ip(address) => vec![address],
         ServerAddress::Name { .. } => Vec::new(),
     };
-    Pool::build(&Arc::new(config), fixed, previous)
+    Pool::build(&Arc::new(config), fixed, &Overrides::default(), previous)
 }
 
 fn strict(servers: Vec<ServerSpec>) -> model::Pool {
@@ -376,11 +376,11 @@ fn every_address_of_a_name_is_a_server() {
     let name = ServerSpec { address: ServerAddress::Name { host: "app.example".into(), port: 80 }, ..spec(1) };
     let config = Arc::new(strict(vec![name]));
     let address = |last| SocketAddr::from(([192, 0, 2, last], 80));
-    let old = Pool::build(&config, |_| vec![address(1), address(2), address(1)], None);
+    let old = Pool::build(&config, |_| vec![address(1), address(2), address(1)], &Overrides::default(), None);
     assert_eq!(old.servers().map(|server| server.address).collect::<Vec<_>>(), [address(1), address(2)]);
     let lease = old.pick(&mut old.new_state(0), &INPUT, &mut Tried::new(), NOW).unwrap();
     assert!(lease.failed(NOW).became_unavailable, "two addresses: not a single server");
-    let new = Pool::build(&config, |_| vec![address(3), address(1)], Some(&old));
+    let new = Pool::build(&config, |_| vec![address(3), address(1)], &Overrides::default(), Some(&old));
     let servers: Vec<_> = new.servers().collect();
     assert!(Arc::ptr_eq(servers[1], lease.server()), "the one that stays keeps health and counters");
     assert_eq!((servers[0].failures(), servers[1].in_flight(), new.available(NOW)), (0, 1, 1));

@@ -83,7 +83,7 @@ fn pools(text: &str, previous: &[Arc<Pool>]) -> Vec<Arc<Pool>> {
     };
     let build = |pool: &Arc<model::Pool>| {
         let before = previous.iter().find(|before| before.config.name == pool.name);
-        Arc::new(Pool::build(pool, fixed, before.map(|before| &**before)))
+        Arc::new(Pool::build(pool, fixed, &model::Overrides::default(), before.map(|before| &**before)))
     };
     config.pools.iter().map(build).collect()
 }

@@ -4,7 +4,7 @@
 //! still there.
 
 use std::net::IpAddr;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::time::Duration;
 
 use rustix::io::Errno;
@@ -12,9 +12,8 @@ use tokio::sync::mpsc;
 
 use crate::net::clock;
 use crate::proxy::clients::Part;
-use crate::proxy::listen::{Admission, ListenerCtx};
+use crate::proxy::listen::{Admission, Shard};
 use crate::proxy::worker::Worker;
-use crate::sys::watched::Watched;
 
 /// What a worker is told.
 #[derive(Debug)]
@@ -23,24 +22,20 @@ pub(super) struct Order {
     pub(super) done: Part,
 }
 
-/// A listening socket that leads to addresses of virtual routers.
-#[derive(Debug)]
-pub(super) struct Shard {
-    pub(super) ctx: Rc<ListenerCtx>,
-    /// Its accept loop owns it, and closes it when it has drained.
-    pub(super) socket: Weak<Watched>,
-}
-
 /// Longest that an order waits for connections to be dropped. A hundred thousand take about a second.
 const LIMIT: Duration = Duration::from_secs(10);
 
+/// A queue holds one more than its backlog, which is no longer than this; what comes after so many came later.
+const LONGEST_QUEUE: usize = 1 << 16;
+
 /// Carries out orders one after another, for as long as the engine runs.
-pub(super) async fn abort_loop(worker: Rc<Worker>, shards: Vec<Shard>, mut orders: mpsc::UnboundedReceiver<Order>) {
+pub(super) async fn abort_loop(worker: Rc<Worker>, mut orders: mpsc::UnboundedReceiver<Order>) {
     while let Some(Order { addresses, done }) = orders.recv().await {
         // What is accepted meanwhile is reset by `admit`.
         worker.clients.condemn(addresses.clone());
         wait_for_condemned(&worker).await;
-        for shard in shards.iter().filter(|s| s.ctx.leads_to(&addresses)) {
+        let shards = worker.shards.borrow().clone();
+        for shard in shards.iter().filter(|s| s.ctx().tracked && s.ctx().leads_to(&addresses)) {
             take_queue(&worker, shard);
         }
         worker.clients.welcome();
@@ -65,12 +60,11 @@ async fn wait_for_condemned(worker: &Worker) {
 
 /// Accepts all that waits now.
 fn take_queue(worker: &Rc<Worker>, shard: &Shard) {
-    let Some(socket) = shard.socket.upgrade() else { return };
+    let ctx = shard.ctx();
     let mut admission = Admission::default();
     let mut freed = false;
-    // A queue holds one more than its backlog; what comes after so many came later.
-    for _ in 0..=worker.view().snapshot.config.listeners[shard.ctx.index].backlog {
-        match admission.accept(worker, &shard.ctx, &socket) {
+    for _ in 0..LONGEST_QUEUE {
+        match admission.accept(worker, &ctx, &shard.socket) {
             Ok(()) => {}
             Err(Errno::AGAIN) => return,
             Err(_) if !freed => {
@@ -78,7 +72,7 @@ fn take_queue(worker: &Rc<Worker>, shard: &Shard) {
                 freed = true;
             }
             Err(error) => {
-                tracing::error!(listener = %shard.ctx.name, %error, "waiting connections of a leaving address stay");
+                tracing::error!(listener = %ctx.name, %error, "waiting connections of a leaving address stay");
                 return;
             }
         }

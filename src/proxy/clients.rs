@@ -41,6 +41,7 @@ impl Done {
 pub(crate) struct Clients {
     open: Cell<u32>,
     quiet: Cell<bool>,
+    retired: Cell<bool>,
     /// Serial number that no connection was beyond when the worker became quiet the last time.
     boundary: Cell<u64>,
     /// Those of `open` that are not beyond `boundary`.
@@ -99,9 +100,19 @@ impl Clients {
         self.old_gone.take();
     }
 
+    /// Connections there are.
+    pub(super) fn open(&self) -> u32 {
+        self.open.get()
+    }
+
+    /// Connections end after what they do now, for good.
+    pub(super) fn retire(&self) {
+        self.retired.set(true);
+    }
+
     /// Whether connections end after what they do now, though new ones are served.
     pub(crate) fn is_quiet(&self) -> bool {
-        self.quiet.get()
+        self.quiet.get() || self.retired.get()
     }
 
     /// From now on new connections to `addresses` are reset, see [`Clients::is_leaving`]; those there are end soon, see

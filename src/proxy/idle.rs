@@ -75,6 +75,11 @@ impl IdleList {
         self.list.retain(|c| c.may_be_used(config, now) && !c.sock.is_stale());
     }
 
+    /// Closes those to servers of which `is_here` says that they are gone.
+    pub(crate) fn keep_only(&mut self, is_here: impl Fn(u32) -> bool) {
+        self.list.retain(|c| is_here(c.server));
+    }
+
     /// Closes all.
     pub(crate) fn clear(&mut self) {
         self.list.clear();

@@ -1,5 +1,7 @@
 //! Accepting: each worker takes connections from its own shard of every listening socket.
 
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
@@ -16,8 +18,9 @@ use crate::config::model;
 use crate::net::{Sock, Transport};
 use crate::proxy::http::Conn;
 use crate::proxy::tcp;
-use crate::proxy::worker::{Shared, Worker};
+use crate::proxy::worker::{Shared, View, Worker};
 use crate::sys::watched::Watched;
+use crate::time::Millis;
 
 /// Connections taken in a row before other tasks get their turn.
 const BATCH: usize = 64;
@@ -25,13 +28,17 @@ const BATCH: usize = 64;
 /// Pause after descriptors ran out; connections wait in the backlog meanwhile.
 const STARVED: Duration = Duration::from_millis(100);
 
+/// From the moment new connection attempts on a listener are dropped until its accept queue is left: handshakes under way
+/// take a round trip to arrive there.
+pub const HANDSHAKES: Duration = Duration::from_millis(200);
+
 /// What connections of a listener share on one worker. Fixed when they are accepted.
 #[derive(Debug)]
 pub(crate) struct ListenerCtx {
     /// The table's name.
     pub(crate) name: Arc<str>,
-    /// Its place in [`crate::snapshot::Snapshot::listeners`].
-    pub(crate) index: usize,
+    /// What leads on from here.
+    pub(crate) place: Place,
     /// The address it is bound to.
     pub(crate) address: SocketAddr,
     /// HTTP settings.
@@ -86,7 +93,203 @@ impl Drop for Open {
     }
 }
 
+/// Where a listener is in the configuration of the day.
+#[derive(Debug, Default)]
+pub(crate) struct Place {
+    /// In [`crate::snapshot::Snapshot::listeners`] of the worker's view.
+    index: Cell<usize>,
+    /// The last view that had it, once it is gone from the configuration: its connections end by that.
+    last: RefCell<Option<Rc<View>>>,
+    /// When what is left of them is cut.
+    ends_at: Cell<Option<Millis>>,
+}
+
+/// A listening socket of this process as a worker is given it.
+#[derive(Debug)]
+pub(super) struct Post {
+    /// The number of its inode, which no other open socket has.
+    pub(super) ino: u64,
+    pub(super) socket: OwnedFd,
+    pub(super) name: Arc<str>,
+    pub(super) address: SocketAddr,
+    pub(super) counters: Arc<ListenerCounters>,
+}
+
+/// What a worker accepts from, from now on.
+#[derive(Debug)]
+pub(super) struct Posts {
+    pub(super) posts: Vec<Post>,
+    /// Every socket that anybody accepts from, and its listener. One of a worker's that is not here is left.
+    pub(super) all: Arc<HashMap<u64, (Arc<str>, SocketAddr)>>,
+    /// When the connections of listeners and servers that are gone are cut.
+    pub(super) ends_at: Millis,
+}
+
+/// A worker's listening socket.
+#[derive(Debug)]
+pub(super) struct Shard {
+    ino: u64,
+    pub(super) socket: Watched,
+    ctx: RefCell<Rc<ListenerCtx>>,
+    standing: Cell<Standing>,
+    /// Its standing, or the worker's, has changed.
+    turn: Notify,
+}
+
+/// What becomes of a worker's listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Open,
+    /// Its listener is gone; what is on the way to its queue may still arrive. The number tells this time from others.
+    Leaving(u64),
+    /// Accepted from until it is empty.
+    Closing,
+    /// Another worker's.
+    Elsewhere,
+}
+
+impl Shard {
+    pub(super) fn new(ino: u64, socket: OwnedFd, ctx: Rc<ListenerCtx>) -> Rc<Self> {
+        let (socket, ctx) = (Watched::new(socket), RefCell::new(ctx));
+        Rc::new(Self { ino, socket, ctx, standing: Cell::new(Standing::Open), turn: Notify::new() })
+    }
+
+    /// What connections from here share.
+    pub(super) fn ctx(&self) -> Rc<ListenerCtx> {
+        Rc::clone(&self.ctx.borrow())
+    }
+
+    /// Has its loop look again at what is wanted of it.
+    pub(super) fn wake(&self) {
+        self.turn.notify_waiters();
+    }
+
+    fn set(&self, standing: Standing) {
+        self.standing.set(standing);
+        self.wake();
+    }
+}
+
+/// Has `worker` accept from these sockets and from no others. What it accepted before goes on as it was accepted.
+pub(super) fn serve(worker: &Rc<Worker>, Posts { posts, all, ends_at }: Posts) {
+    let view = worker.view();
+    let mut before = worker.shards.take();
+    let mut contexts: Vec<Rc<ListenerCtx>> = Vec::new();
+    for post in posts {
+        let known = contexts.iter().find(|ctx| ctx.name == post.name && ctx.address == post.address).cloned();
+        let Some(ctx) = known.or_else(|| ListenerCtx::new(&view, &post).map(Rc::new)) else { continue };
+        worker.contexts.borrow_mut().push(Rc::downgrade(&ctx));
+        contexts.push(Rc::clone(&ctx));
+        let shard = match before.iter().position(|shard| shard.ino == post.ino) {
+            Some(at) => {
+                let shard = before.swap_remove(at);
+                shard.ctx.replace(ctx);
+                shard.set(Standing::Open);
+                shard
+            }
+            None => {
+                let shard = Shard::new(post.ino, post.socket, ctx);
+                tokio::task::spawn_local(accept_loop(Rc::clone(worker), Rc::clone(&shard)));
+                shard
+            }
+        };
+        worker.shards.borrow_mut().push(shard);
+    }
+    for shard in before {
+        match shard.standing.get() {
+            Standing::Leaving(_) | Standing::Closing => worker.shards.borrow_mut().push(shard),
+            _ if all.contains_key(&shard.ino) => shard.set(Standing::Elsewhere),
+            _ => {
+                worker.shards.borrow_mut().push(Rc::clone(&shard));
+                leave(shard, view.snapshot.generation);
+            }
+        }
+    }
+    let is_kept = |ctx: &ListenerCtx| all.values().any(|(name, address)| *name == ctx.name && *address == ctx.address);
+    for ctx in worker.live_contexts().iter().filter(|ctx| !is_kept(ctx)) {
+        ctx.leave(&view);
+    }
+    worker.end_the_gone_at(ends_at);
+}
+
+/// Closes a socket whose listener is gone once everything on the way to it is there, and accepted.
+fn leave(shard: Rc<Shard>, time: u64) {
+    shard.standing.set(Standing::Leaving(time));
+    tokio::task::spawn_local(async move {
+        tokio::time::sleep(HANDSHAKES).await;
+        if shard.standing.get() == Standing::Leaving(time) {
+            shard.set(Standing::Closing);
+        }
+    });
+}
+
+impl Place {
+    /// At `index` of a worker's view.
+    pub(super) fn at(index: usize) -> Self {
+        Self { index: Cell::new(index), ..Self::default() }
+    }
+}
+
 impl ListenerCtx {
+    /// `None`: the view has it no more.
+    fn new(view: &View, post: &Post) -> Option<Self> {
+        let config = &view.snapshot.config;
+        let index = config.listeners.iter().position(|listener| listener.name == post.name)?;
+        let listener = &config.listeners[index];
+        Some(Self {
+            name: Arc::clone(&listener.name),
+            place: Place::at(index),
+            address: post.address,
+            http: listener.http.clone(),
+            tcp: listener.tcp.clone(),
+            max_connections: listener.max_connections,
+            counters: Arc::clone(&post.counters),
+            max_total: config.global.max_connections as usize,
+            tracked: config.is_reached_virtually(post.address.ip()),
+        })
+    }
+
+    /// What a request or session runs on that begins now, and the listener's place in it.
+    pub(crate) fn view(&self, worker: &Worker) -> (Rc<View>, usize) {
+        let view = worker.view();
+        let last = self.place.last.borrow();
+        (last.as_ref().map_or(view, Rc::clone), self.place.index.get())
+    }
+
+    /// The worker goes over from one view to the next.
+    pub(super) fn enter(&self, old: &Rc<View>, new: &View) {
+        if self.is_gone() {
+            return;
+        }
+        let is_here = |l: &model::Listener| l.name == self.name && l.tcp.is_some() == self.tcp.is_some();
+        match new.snapshot.config.listeners.iter().position(is_here) {
+            Some(index) => self.place.index.set(index),
+            None => self.leave(old),
+        }
+    }
+
+    /// It is gone; `last` is the last view that had it.
+    fn leave(&self, last: &Rc<View>) {
+        self.place.last.borrow_mut().get_or_insert_with(|| Rc::clone(last));
+    }
+
+    /// The configuration has it no more: its connections end after what they do now.
+    pub(crate) fn is_gone(&self) -> bool {
+        self.place.last.borrow().is_some()
+    }
+
+    /// Once it is gone, its connections are cut at `at`, unless that was said before.
+    pub(super) fn end_at(&self, at: Millis) {
+        if self.is_gone() && self.place.ends_at.get().is_none() {
+            self.place.ends_at.set(Some(at));
+        }
+    }
+
+    /// Whether what is left of its connections is to be cut.
+    pub(crate) fn has_ended(&self, now: Millis) -> bool {
+        self.place.ends_at.get().is_some_and(|at| at <= now)
+    }
+
     /// Whether connections to one of `addresses` may come from here.
     pub(super) fn leads_to(&self, addresses: &[IpAddr]) -> bool {
         let ip = self.address.ip();
@@ -106,6 +309,13 @@ impl ListenerCtx {
 /// Counts an accept loop until it ends.
 struct Accepting(Arc<Shared>);
 
+impl Accepting {
+    fn new(shared: &Arc<Shared>) -> Self {
+        shared.accepting.fetch_add(1, Ordering::AcqRel);
+        Self(Arc::clone(shared))
+    }
+}
+
 impl Drop for Accepting {
     fn drop(&mut self) {
         self.0.accepting.fetch_sub(1, Ordering::AcqRel);
@@ -113,24 +323,34 @@ impl Drop for Accepting {
     }
 }
 
-/// Accepts until draining and the backlog is empty.
+/// Accepts until the socket is another worker's, or it is left and its queue is empty.
 ///
-/// The socket stays open: closing a shard would reset what the kernel still queues on it.
-pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket: Rc<Watched>, drain: Rc<Notify>) {
-    let _accepting = Accepting(Arc::clone(&worker.shared));
-    let watch = match socket.watch() {
+/// The socket stays open until then: closing a shard would reset what the kernel still queues on it.
+pub(super) async fn accept_loop(worker: Rc<Worker>, shard: Rc<Shard>) {
+    let _accepting = Accepting::new(&worker.shared);
+    accept_until_over(&worker, &shard).await;
+    worker.shards.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shard));
+}
+
+async fn accept_until_over(worker: &Rc<Worker>, shard: &Shard) {
+    let watch = match shard.socket.watch() {
         Ok(watch) => watch,
         Err(error) => {
-            tracing::error!(listener = %ctx.name, %error, "cannot watch a listening socket");
+            tracing::error!(listener = %shard.ctx().name, %error, "cannot watch a listening socket");
             return;
         }
     };
     let mut admission = Admission::default();
     let mut starved_log = Quiet::default();
     loop {
-        let mut drained = std::pin::pin!(drain.notified());
-        drained.as_mut().enable();
-        let draining = worker.draining();
+        let mut turned = std::pin::pin!(shard.turn.notified());
+        turned.as_mut().enable();
+        let standing = shard.standing.get();
+        if standing == Standing::Elsewhere {
+            return;
+        }
+        let draining = worker.draining() || standing == Standing::Closing;
+        let ctx = shard.ctx();
         let mut guard = None;
         if !draining {
             tokio::select! {
@@ -139,11 +359,11 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, ctx: Rc<ListenerCtx>, socket
                     Ok(ready) => guard = Some(ready),
                     Err(_) => return,
                 },
-                () = drained => continue,
+                () = turned => continue,
             }
         }
         for _ in 0..BATCH {
-            match admission.accept(&worker, &ctx, &socket) {
+            match admission.accept(worker, &ctx, &shard.socket) {
                 Ok(()) => {}
                 Err(Errno::AGAIN) => {
                     if draining {

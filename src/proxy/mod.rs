@@ -21,7 +21,7 @@ mod worker;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -30,21 +30,22 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use tokio::runtime::{Builder, LocalOptions};
+use tokio::runtime::{Builder as Runtime, LocalOptions};
 use tokio::sync::{Notify, mpsc};
 
-use crate::config::model::Config;
+use crate::config::model::{Config, Overrides};
 use crate::net::{clock, wheel};
 use crate::pool::{Pool, ServerState};
-use crate::proxy::abort::{Order, Shard, abort_loop};
+use crate::proxy::abort::{Order, abort_loop};
 use crate::proxy::clients::Part;
-use crate::proxy::listen::{ListenerCounters, ListenerCtx, accept_loop};
+use crate::proxy::listen::{ListenerCounters, Post, Posts, serve};
 use crate::proxy::worker::{Shared, Worker};
 use crate::snapshot::{Addresses, Snapshot};
-use crate::sys::watched::Watched;
 use crate::telemetry::access_log::Sinks;
+use crate::time::Millis;
 
 pub use crate::proxy::clients::Done;
+pub use crate::proxy::listen::HANDSHAKES;
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -99,10 +100,16 @@ struct Progress {
 /// What the engine tells a worker; everything else it sees in [`Shared`].
 #[derive(Debug)]
 enum Command {
+    /// Accepts from these sockets, and looks at the snapshot.
+    Serve(Posts),
+    /// Looks at the snapshot: what is gone from it is cut at that time.
+    Look(Millis),
     Drain,
     /// Says when none is left of the connections there are.
     BeQuiet(Part),
     Resume,
+    /// There are to be fewer workers: ends with its last connection.
+    Retire,
     Stop,
 }
 
@@ -113,9 +120,28 @@ type Inboxes = (mpsc::UnboundedReceiver<Command>, mpsc::UnboundedReceiver<Order>
 #[derive(Debug)]
 pub struct Engine {
     shared: Arc<Shared>,
-    sinks: Sinks,
+    sinks: Arc<Sinks>,
     workers: Vec<WorkerHandle>,
+    /// Those that end with their last connection.
+    retired: Vec<WorkerHandle>,
+    /// Workers that there ever were.
+    born: usize,
+    listeners: Vec<BoundListener>,
     counters: HashMap<Arc<str>, Arc<ListenerCounters>>,
+}
+
+/// What a configuration needs to be built while another runs; on any thread.
+#[derive(Debug, Clone)]
+pub struct Builder {
+    current: Arc<Snapshot>,
+    sinks: Arc<Sinks>,
+}
+
+impl Builder {
+    /// The snapshot that [`Engine::apply`] will make current. Nothing that runs is touched.
+    pub fn build(&self, config: Config, overrides: Overrides, addresses: &Addresses) -> Snapshot {
+        Snapshot::build(Arc::new(config), Arc::new(overrides), addresses, &self.sinks, Some(&self.current))
+    }
 }
 
 impl Engine {
@@ -128,70 +154,155 @@ impl Engine {
     /// When a thread, a runtime or the log writer cannot be made.
     pub fn start(
         config: Config,
+        overrides: Overrides,
         listeners: Vec<BoundListener>,
         log_files: Vec<(PathBuf, OwnedFd)>,
         addresses: &Addresses,
         state: serde_json::Value,
     ) -> io::Result<Self> {
-        let sinks = Sinks::start()?;
+        let sinks = Arc::new(Sinks::start()?);
         for (path, fd) in log_files {
             sinks.set_file(&path, fd);
         }
-        let count = config.global.workers.map_or_else(default_workers, |n| n.get() as usize);
-        let snapshot = Snapshot::build(Arc::new(config), addresses, &sinks, None);
+        let snapshot = Snapshot::build(Arc::new(config), Arc::new(overrides), addresses, &sinks, None);
         if let Ok(states) = serde_json::from_value::<Vec<ServerState>>(state) {
             for pool in &snapshot.pools {
                 pool.import(&states, clock::now());
             }
         }
-        let config = Arc::clone(&snapshot.config);
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(snapshot.generation),
-            snapshot: ArcSwap::from_pointee(snapshot),
             draining: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
-            accepting: AtomicUsize::new(listeners.iter().map(|l| l.shards.len()).sum()),
+            accepting: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
-            node: Arc::clone(&config.node),
+            node: Arc::clone(&snapshot.config.node),
             none_left: Notify::new(),
+            snapshot: ArcSwap::from_pointee(snapshot),
         });
-        let counters: HashMap<_, _> =
-            config.listeners.iter().map(|l| (Arc::clone(&l.name), Arc::<ListenerCounters>::default())).collect();
-        let mut shares: Vec<Vec<(ListenerSeed, TcpListener)>> = (0..count).map(|_| Vec::new()).collect();
-        for bound in listeners {
-            let Some(index) = config.listeners.iter().position(|l| l.name == bound.name) else { continue };
-            for (i, socket) in bound.shards.into_iter().enumerate() {
+        let mut this = Self {
+            shared,
+            sinks,
+            workers: Vec::new(),
+            retired: Vec::new(),
+            born: 0,
+            listeners,
+            counters: HashMap::new(),
+        };
+        this.staff(Millis(u64::MAX))?;
+        Ok(this)
+    }
+
+    /// What builds the snapshot of another configuration.
+    pub fn builder(&self) -> Builder {
+        Builder { current: self.snapshot(), sinks: Arc::clone(&self.sinks) }
+    }
+
+    /// Goes over to `next`, of [`Builder::build`], which listens on `listeners`; what is under way ends as it began. Servers
+    /// and listeners that are gone get no new work; what they still have is cut after the `drain_timeout` of `next`.
+    ///
+    /// # Errors
+    /// A thread or a runtime cannot be made: there are fewer workers than there should be, and everything else is done.
+    pub fn apply(
+        &mut self,
+        next: Snapshot,
+        listeners: Vec<BoundListener>,
+        log_files: Vec<(PathBuf, OwnedFd)>,
+        addresses: &Addresses,
+    ) -> io::Result<()> {
+        for (path, fd) in log_files {
+            self.sinks.set_file(&path, fd);
+        }
+        let current = self.snapshot();
+        // Names may have got other addresses since it was built.
+        let next = if next.generation == current.generation + 1 {
+            next
+        } else {
+            let Snapshot { config, overrides, .. } = next;
+            Snapshot::build(config, overrides, addresses, &self.sinks, Some(&current))
+        };
+        let ends_at = clock::now().after(next.config.global.drain_timeout);
+        self.make_current(next, &current, ends_at);
+        self.listeners = listeners;
+        let staffed = self.staff(ends_at);
+        self.sinks.sweep();
+        staffed
+    }
+
+    fn make_current(&self, next: Snapshot, before: &Snapshot, ends_at: Millis) {
+        let stay: HashSet<u32> = next.pools.iter().flat_map(|pool| pool.servers()).map(|server| server.id).collect();
+        for server in before.pools.iter().flat_map(|pool| pool.servers()).filter(|s| !stay.contains(&s.id)) {
+            server.end_at(ends_at);
+        }
+        let generation = next.generation;
+        self.shared.snapshot.store(Arc::new(next));
+        self.shared.generation.store(generation, Ordering::Release);
+    }
+
+    /// As many workers as the configuration says, and every socket with one of them.
+    fn staff(&mut self, ends_at: Millis) -> io::Result<()> {
+        let config = Arc::clone(&self.snapshot().config);
+        let count = config.global.workers.map_or_else(default_workers, |n| n.get() as usize);
+        self.retired.retain(|w| w.thread.as_ref().is_some_and(|thread| !thread.is_finished()));
+        let mut result = Ok(());
+        while self.workers.len() < count && result.is_ok() {
+            let spawned = WorkerHandle::spawn(self.born, &self.shared, &self.sinks);
+            result = spawned.map(|worker| self.workers.push(worker));
+            self.born += 1;
+        }
+        let left: Vec<_> = self.workers.drain(count.min(self.workers.len())..).collect();
+        let workers = self.workers.len().max(1);
+        let mut posts: Vec<Vec<Post>> = (0..workers).map(|_| Vec::new()).collect();
+        let mut all = HashMap::new();
+        for bound in &self.listeners {
+            let counters = self.counters.entry(Arc::clone(&bound.name)).or_default();
+            for (i, socket) in bound.shards.iter().enumerate() {
                 socket.set_nonblocking(true)?;
-                let seed = ListenerSeed {
-                    config: Arc::clone(&config),
-                    index,
-                    address: bound.addr,
-                    counters: Arc::clone(&counters[&bound.name]),
-                };
+                let ino = rustix::fs::fstat(socket)?.st_ino;
+                all.insert(ino, (Arc::clone(&bound.name), bound.addr));
                 // More shards than workers: some workers serve several, so that no shard is without one.
-                shares[i % count].push((seed, socket));
+                posts[i % workers].push(Post {
+                    ino,
+                    socket: socket.as_fd().try_clone_to_owned()?,
+                    name: Arc::clone(&bound.name),
+                    address: bound.addr,
+                    counters: Arc::clone(counters),
+                });
             }
         }
-        let workers = shares
-            .into_iter()
-            .enumerate()
-            .map(|(id, share)| WorkerHandle::spawn(id, share, &shared, &sinks))
-            .collect::<io::Result<Vec<_>>>()?;
-        Ok(Self { shared, sinks, workers, counters })
+        self.counters.retain(|name, counters| {
+            Arc::strong_count(counters) > 1 || self.listeners.iter().any(|bound| bound.name == *name)
+        });
+        let all = Arc::new(all);
+        for (worker, posts) in self.workers.iter().zip(posts) {
+            let _ = worker.commands.send(Command::Serve(Posts { posts, all: Arc::clone(&all), ends_at }));
+        }
+        for worker in left {
+            let posts = Vec::new();
+            let _ = worker.commands.send(Command::Serve(Posts { posts, all: Arc::clone(&all), ends_at }));
+            let _ = worker.commands.send(Command::Retire);
+            self.retired.push(worker);
+        }
+        result
+    }
+
+    /// All workers, also those that are about to end.
+    fn everybody(&self) -> impl Iterator<Item = &WorkerHandle> {
+        self.workers.iter().chain(&self.retired)
     }
 
     /// How far each worker has come.
     pub fn progress(&self) -> Vec<WorkerProgress> {
-        self.workers
-            .iter()
+        let runs = |w: &&WorkerHandle| w.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        self.everybody()
+            .filter(runs)
             .map(|w| WorkerProgress {
                 tid: w.progress.tid.load(Ordering::Relaxed),
                 ticks: w.progress.ticks.load(Ordering::Relaxed),
             })
             .collect()
     }
-
     /// Client connections open.
     pub fn connections(&self) -> usize {
         self.shared.connections.load(Ordering::Acquire)
@@ -205,9 +316,11 @@ impl Engine {
     }
 
     /// Accepts what is queued, then nothing more; ends idle connections, and the others after their response.
-    pub fn drain(&self) {
+    pub fn drain(&mut self) {
+        // Workers have their own descriptors of the sockets; these would keep them open when they are done.
+        self.listeners.clear();
         self.shared.draining.store(true, Ordering::Release);
-        for w in &self.workers {
+        for w in self.everybody() {
             let _ = w.commands.send(Command::Drain);
         }
     }
@@ -227,7 +340,7 @@ impl Engine {
     /// none is left of those that are open now. TCP sessions and tunnels go on, and are waited for too.
     pub fn quiet(&self) -> Done {
         let (done, part) = Done::new();
-        for w in &self.workers {
+        for w in self.everybody() {
             let _ = w.commands.send(Command::BeQuiet(part.clone()));
         }
         done
@@ -235,7 +348,7 @@ impl Engine {
 
     /// Ends what [`Engine::quiet`] began.
     pub fn resume(&self) {
-        for w in &self.workers {
+        for w in self.everybody() {
             let _ = w.commands.send(Command::Resume);
         }
     }
@@ -246,7 +359,7 @@ impl Engine {
     /// Only addresses of virtual routers count.
     pub fn abort(&self, addresses: &[IpAddr]) -> Done {
         let (done, part) = Done::new();
-        for w in &self.workers {
+        for w in self.everybody() {
             let _ = w.aborts.send(Order { addresses: addresses.to_vec(), done: part.clone() });
         }
         done
@@ -275,11 +388,23 @@ impl Engine {
 
     /// Names of servers resolved anew: pools are rebuilt, and what did not change stays.
     pub fn set_addresses(&self, addresses: &Addresses) {
-        let current = self.shared.snapshot.load_full();
-        let next = Snapshot::build(Arc::clone(&current.config), addresses, &self.sinks, Some(&current));
-        let generation = next.generation;
-        self.shared.snapshot.store(Arc::new(next));
-        self.shared.generation.store(generation, Ordering::Release);
+        let current = self.snapshot();
+        self.rebuild(&current, Arc::clone(&current.overrides), addresses);
+    }
+
+    /// What the operator says of servers is other than it was.
+    pub fn set_overrides(&self, overrides: Overrides, addresses: &Addresses) {
+        self.rebuild(&self.snapshot(), Arc::new(overrides), addresses);
+    }
+
+    fn rebuild(&self, current: &Snapshot, overrides: Arc<Overrides>, addresses: &Addresses) {
+        let config = Arc::clone(&current.config);
+        let next = Snapshot::build(config, overrides, addresses, &self.sinks, Some(current));
+        let ends_at = clock::now().after(current.config.global.drain_timeout);
+        self.make_current(next, current, ends_at);
+        for w in self.everybody() {
+            let _ = w.commands.send(Command::Look(ends_at));
+        }
     }
 
     /// Goes on writing access logs to these descriptors.
@@ -297,10 +422,10 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        for w in &self.workers {
+        for w in self.everybody() {
             let _ = w.commands.send(Command::Stop);
         }
-        for w in &mut self.workers {
+        for w in self.workers.iter_mut().chain(&mut self.retired) {
             if let Some(thread) = w.thread.take() {
                 let _ = thread.join();
             }
@@ -312,56 +437,28 @@ fn default_workers() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
 }
 
-/// What a worker makes its [`ListenerCtx`] from.
-struct ListenerSeed {
-    config: Arc<Config>,
-    index: usize,
-    address: SocketAddr,
-    counters: Arc<ListenerCounters>,
-}
-
-impl ListenerSeed {
-    fn context(self) -> ListenerCtx {
-        let listener = &self.config.listeners[self.index];
-        ListenerCtx {
-            name: Arc::clone(&listener.name),
-            index: self.index,
-            address: self.address,
-            http: listener.http.clone(),
-            tcp: listener.tcp.clone(),
-            max_connections: listener.max_connections,
-            counters: self.counters,
-            max_total: self.config.global.max_connections as usize,
-            tracked: self.config.is_reached_virtually(self.address.ip()),
-        }
-    }
-}
-
 impl WorkerHandle {
-    fn spawn(
-        id: usize,
-        share: Vec<(ListenerSeed, TcpListener)>,
-        shared: &Arc<Shared>,
-        sinks: &Sinks,
-    ) -> io::Result<Self> {
+    fn spawn(id: usize, shared: &Arc<Shared>, sinks: &Sinks) -> io::Result<Self> {
         let progress = Arc::new(Progress::default());
         let (commands, command_inbox) = mpsc::unbounded_channel();
         let (aborts, abort_inbox) = mpsc::unbounded_channel();
         let inboxes = (command_inbox, abort_inbox);
-        let runtime = Builder::new_current_thread().enable_all().build_local(LocalOptions::default());
-        // Built here only to fail here; a local runtime cannot move to its thread.
-        drop(runtime?);
         let (shared, log, noted) = (Arc::clone(shared), sinks.buffer(), Arc::clone(&progress));
+        // A local runtime cannot move to its thread; whether there is one is told from there.
+        let (tell, built) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             noted.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-            let Ok(runtime) = Builder::new_current_thread().enable_all().build_local(LocalOptions::default()) else {
-                // The ticks stand still: the supervisor sees it.
-                tracing::error!(worker = id, "no runtime: out of descriptors?");
-                return;
+            let runtime = match Runtime::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+                Ok(runtime) => runtime,
+                Err(e) => return drop(tell.send(e)),
             };
-            runtime.block_on(run(id, share, shared, log, noted, inboxes));
+            drop(tell);
+            runtime.block_on(run(id, shared, log, noted, inboxes));
             runtime.shutdown_background();
         })?;
+        if let Ok(error) = built.recv() {
+            return Err(error);
+        }
         Ok(Self { progress, commands, aborts, thread: Some(thread) })
     }
 }
@@ -369,24 +466,14 @@ impl WorkerHandle {
 /// The life of a worker.
 async fn run(
     id: usize,
-    share: Vec<(ListenerSeed, TcpListener)>,
     shared: Arc<Shared>,
     log: crate::telemetry::access_log::LogBuffer,
     progress: Arc<Progress>,
     (mut commands, aborts): Inboxes,
 ) {
     let worker = Worker::new(shared, log, seed(id));
-    let drain = Rc::new(Notify::new());
-    let mut tracked = Vec::new();
-    for (seed, socket) in share {
-        let ctx = Rc::new(seed.context());
-        let socket = Rc::new(Watched::new(socket.into()));
-        if ctx.tracked {
-            tracked.push(Shard { ctx: Rc::clone(&ctx), socket: Rc::downgrade(&socket) });
-        }
-        tokio::task::spawn_local(accept_loop(Rc::clone(&worker), ctx, socket, Rc::clone(&drain)));
-    }
-    tokio::task::spawn_local(abort_loop(Rc::clone(&worker), tracked, aborts));
+    let mut retiring = false;
+    tokio::task::spawn_local(abort_loop(Rc::clone(&worker), aborts));
     let mut tick = tokio::time::interval(wheel::TICK);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
     let mut swept = worker.now();
@@ -400,10 +487,23 @@ async fn run(
                     swept = worker.now();
                     worker.sweep();
                 }
+                if retiring && worker.clients.open() == 0 {
+                    break;
+                }
             }
             command = commands.recv() => match command {
+                Some(Command::Serve(posts)) => serve(&worker, posts),
+                Some(Command::Look(ends_at)) => {
+                    drop(worker.view());
+                    worker.end_the_gone_at(ends_at);
+                }
                 Some(Command::Drain) => {
-                    drain.notify_waiters();
+                    worker.shards.borrow().iter().for_each(|shard| shard.wake());
+                    worker.wheel.wake_all();
+                }
+                Some(Command::Retire) => {
+                    retiring = true;
+                    worker.clients.retire();
                     worker.wheel.wake_all();
                 }
                 Some(Command::BeQuiet(old_gone)) => {

@@ -46,8 +46,8 @@ impl Conn {
         let Self { client, worker, listener, .. } = self;
         let timer = worker.wheel.timer();
         let Some(settings) = &listener.tcp else { return };
-        let view = worker.view();
-        let place = &view.snapshot.listeners[listener.index];
+        let (view, index) = listener.view(worker);
+        let place = &view.snapshot.listeners[index];
         let Some(index) = place.pool else { return };
         let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
         let log = place.log.clone();
@@ -61,7 +61,9 @@ impl Conn {
             Ok((server, lease)) => {
                 let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
                 let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
-                let end = tunnel(client, &server, up, down, &timer, settings.idle_timeout, || worker.now()).await;
+                let now = || worker.now();
+                let cut = || lease.server().has_ended(now()) || listener.has_ended(now());
+                let end = tunnel(client, &server, up, down, &timer, settings.idle_timeout, now, cut).await;
                 lease.succeeded();
                 session.finish(end.to_server, end.to_client, end.reason);
             }

@@ -4,7 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::rc::Rc;
+use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
@@ -19,6 +19,7 @@ use crate::pool::{Lease, PickError, PickInput, PickState, Pool, Tried};
 use crate::proxy::clients::Clients;
 use crate::proxy::http::scratch::ScratchPool;
 use crate::proxy::idle::IdleList;
+use crate::proxy::listen::{ListenerCtx, Shard};
 use crate::proxy::pump::Means;
 use crate::snapshot::Snapshot;
 use crate::telemetry::access_log::LogBuffer;
@@ -57,7 +58,7 @@ pub(crate) struct View {
     /// The shared half.
     pub(crate) snapshot: Arc<Snapshot>,
     /// By index of the pool in the snapshot.
-    pub(crate) pools: Vec<PoolLocal>,
+    pub(crate) pools: Vec<Rc<PoolLocal>>,
 }
 
 /// What a worker keeps of a pool.
@@ -84,6 +85,12 @@ pub(crate) struct Worker {
     pub(crate) scratch: ScratchPool,
     /// Access log lines not yet handed to the writer.
     pub(crate) log: RefCell<LogBuffer>,
+    /// What it accepts from.
+    pub(super) shards: RefCell<Vec<Rc<Shard>>>,
+    /// What its connections were accepted with.
+    pub(super) contexts: RefCell<Vec<Weak<ListenerCtx>>>,
+    /// When connections of what a reload has removed are cut.
+    ends: RefCell<Vec<Millis>>,
     buffers: Rc<BufferPool>,
     pipes: Rc<PipePool>,
     now: Cell<Millis>,
@@ -103,6 +110,9 @@ impl Worker {
             clients: Clients::default(),
             scratch: ScratchPool::default(),
             log: RefCell::new(log),
+            shards: RefCell::default(),
+            contexts: RefCell::default(),
+            ends: RefCell::default(),
             buffers: BufferPool::new(),
             pipes: PipePool::new(),
             now: Cell::new(now),
@@ -122,6 +132,10 @@ impl Worker {
         let now = clock::now();
         self.now.set(now);
         self.wheel.advance(now);
+        if self.ends.borrow().iter().any(|at| *at <= now) {
+            self.ends.borrow_mut().retain(|at| *at > now);
+            self.wheel.wake_all();
+        }
         if now.since(self.flushed.get()) >= LOG_EVERY_MS {
             self.flushed.set(now);
             self.log.borrow_mut().flush();
@@ -132,10 +146,30 @@ impl Worker {
     pub(crate) fn view(&self) -> Rc<View> {
         let mut view = self.view.borrow_mut();
         if view.snapshot.generation != self.shared.generation.load(Ordering::Acquire) {
-            let next = View::new(self.shared.snapshot.load_full(), Some(&view), self.random());
-            *view = Rc::new(next);
+            let next = Rc::new(View::new(self.shared.snapshot.load_full(), Some(&view), self.random()));
+            let old = std::mem::replace(&mut *view, Rc::clone(&next));
+            self.contexts.borrow_mut().retain(|context| {
+                let context = context.upgrade();
+                context.inspect(|context| context.enter(&old, &next)).is_some()
+            });
         }
         Rc::clone(&view)
+    }
+
+    /// What connections that are still there, or may come, were accepted with.
+    pub(super) fn live_contexts(&self) -> Vec<Rc<ListenerCtx>> {
+        self.contexts.borrow().iter().filter_map(Weak::upgrade).collect()
+    }
+
+    /// Connections of listeners that are gone end after what they do now, and are cut at `at`; those of servers that are
+    /// gone look then.
+    pub(super) fn end_the_gone_at(&self, at: Millis) {
+        let contexts = self.live_contexts();
+        contexts.iter().for_each(|context| context.end_at(at));
+        self.ends.borrow_mut().push(at);
+        if contexts.iter().any(|context| context.is_gone()) {
+            self.wheel.wake_all();
+        }
     }
 
     /// Picks a server; waits in the pool's queue, if it has one, while all are busy. `queued` gets the microseconds spent
@@ -208,25 +242,20 @@ impl Worker {
 
 impl View {
     fn new(snapshot: Arc<Snapshot>, previous: Option<&Self>, seed: u64) -> Self {
-        let mut idle: HashMap<Arc<str>, Rc<RefCell<IdleList>>> = HashMap::new();
-        if let Some(p) = previous {
-            idle.extend(
-                p.snapshot
-                    .pools
-                    .iter()
-                    .zip(&p.pools)
-                    .map(|(pool, local)| (Arc::clone(&pool.config.name), Rc::clone(&local.idle))),
-            );
-        }
-        let pools = snapshot
-            .pools
-            .iter()
-            .map(|pool| PoolLocal {
-                pick: RefCell::new(pool.new_state(seed)),
-                idle: idle.remove(&pool.config.name).unwrap_or_default(),
-                source: Cell::new(0),
-            })
-            .collect();
+        let known = previous.into_iter().flat_map(|p| p.snapshot.pools.iter().zip(&p.pools));
+        let mut known: HashMap<&str, _> = known.map(|(pool, local)| (&*pool.config.name, (pool, local))).collect();
+        let fresh = |pool: &Pool, idle| {
+            Rc::new(PoolLocal { pick: RefCell::new(pool.new_state(seed)), idle, source: Cell::new(0) })
+        };
+        let local = |pool: &Arc<Pool>| match known.remove(&*pool.config.name) {
+            Some((before, local)) if pool.picks_as(before) => Rc::clone(local),
+            Some((_, local)) => {
+                local.idle.borrow_mut().keep_only(|id| pool.servers().any(|server| server.id == id));
+                fresh(pool, Rc::clone(&local.idle))
+            }
+            None => fresh(pool, Rc::default()),
+        };
+        let pools = snapshot.pools.iter().map(local).collect();
         Self { snapshot, pools }
     }
 }

@@ -184,20 +184,24 @@ fn become_user(id: Identity) -> io::Result<()> {
     Ok(())
 }
 
-/// Raises the number of descriptors this process and its children may open to `wanted`, or as near as the hard limit
-/// and our privileges let us; returns what is in force.
-pub fn raise_descriptor_limit(wanted: u64) -> u64 {
+/// Raises the number of descriptors that this process and its children may open to `wanted`, or as near as the hard limit and
+/// our privileges let us, and that of the running process `other` with it; returns what is in force here.
+pub fn raise_descriptor_limit(other: Option<u32>, wanted: u64) -> u64 {
     let limit = rustix::process::getrlimit(Resource::Nofile);
     let (soft, hard) = (limit.current.unwrap_or(u64::MAX), limit.maximum.unwrap_or(u64::MAX));
     // The soft limit goes up to the hard one in any case: an unused descriptor costs nothing.
     let attempts = [wanted.max(hard), hard];
-    for target in attempts.into_iter().filter(|&t| t > soft) {
+    let set = |target: u64| {
         let new = Rlimit { current: Some(target), maximum: Some(target) };
-        if rustix::process::setrlimit(Resource::Nofile, new).is_ok() {
-            return target;
-        }
+        rustix::process::setrlimit(Resource::Nofile, new).is_ok()
+    };
+    let now = attempts.into_iter().filter(|&t| t > soft).find(|target| set(*target)).unwrap_or(soft);
+    if let Some(pid) = other.and_then(|pid| Pid::from_raw(pid.cast_signed())) {
+        let same = Rlimit { current: Some(now), maximum: Some(now) };
+        // A process of another user may only be changed with CAP_SYS_RESOURCE; its successor has it from us.
+        let _ = rustix::process::prlimit(Some(pid), Resource::Nofile, same);
     }
-    soft
+    now
 }
 
 #[cfg(test)]

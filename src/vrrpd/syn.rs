@@ -244,7 +244,7 @@ mod tests {
 
     fn listeners(host: &Host) -> Vec<TcpListener> {
         let shards = NonZeroUsize::new(1).unwrap();
-        let options = Options { backlog: 64, keepalive: None, freebind: true, shards };
+        let options = Options { backlog: 64, keepalive: None, freebind: true, shards, joins: false };
         let bind = |address| listen::bind(&"web".into(), SocketAddr::new(ip(address), PORT), &options).unwrap();
         host.run(|| ADDRESSES.iter().flat_map(|address| bind(address)).collect())
     }

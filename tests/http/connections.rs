@@ -282,7 +282,7 @@ fn a_response_to_a_request_that_is_not_read_arrives_whole() {
 
 #[test]
 fn draining_ends_idle_connections_and_the_others_after_their_response() {
-    let (origin, proxy) = stage("", "");
+    let (origin, mut proxy) = stage("", "");
     let (mut idle, mut busy) = (proxy.connect(), proxy.connect());
     idle.send(get("/"));
     let (mut server, _) = origin.request();
@@ -290,7 +290,7 @@ fn draining_ends_idle_connections_and_the_others_after_their_response() {
     idle.response();
     busy.send(get("/"));
     server.request();
-    proxy.engine().drain();
+    proxy.drain();
     idle.expect_end();
     server.send(ok("2"));
     assert_eq!(busy.response().field("connection"), Some("close"));

@@ -156,13 +156,13 @@ fn with_nothing_open_it_is_quiet_at_once_on_every_worker() {
 
 #[test]
 fn a_quiet_proxy_drains_as_any_other() {
-    let (origin, proxy) = stage("", "");
+    let (origin, mut proxy) = stage("", "");
     let session = tunnel(&origin, &proxy);
     let mut done = proxy.engine().quiet();
     // Drain ends also what has not asked for anything.
     let mut silent = proxy.connect();
     open(&proxy, 2);
-    proxy.engine().drain();
+    proxy.drain();
     silent.expect_end();
     close(session);
     wait(&mut done);

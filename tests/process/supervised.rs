@@ -8,7 +8,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bascule::ipc::{self, Channel, FromProxy, Limits, ListenerSockets, ProxyChannel, Start, ToProxy};
+use bascule::config::model::Overrides;
+use bascule::ipc::{self, Channel, FromProxy, Limits, ListenerSockets, ProxyChannel, Setup, Start, ToProxy};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use tokio::time::timeout;
@@ -45,12 +46,15 @@ impl Proxy {
         let (read_end, guard) = pipe_with(PipeFlags::CLOEXEC).unwrap();
         let start = Start {
             node: "a".into(),
-            config: format!(
-                "[global]\nrun_dir = \"/run/bascule\"\n[listener.l]\nbind = [\"{addr}\"]\nprotocol = \"tcp\"\n\
-                 pool = \"p\"\n[pool.p]\nservers = [\"{server}\"]\n"
-            ),
-            listeners: vec![ListenerSockets { name: "l".into(), addr, shards: 1 }],
-            log_files: Vec::new(),
+            setup: Setup {
+                config: format!(
+                    "[global]\nrun_dir = \"/run/bascule\"\n[listener.l]\nbind = [\"{addr}\"]\nprotocol = \"tcp\"\n\
+                     pool = \"p\"\n[pool.p]\nservers = [\"{server}\"]\n"
+                ),
+                overrides: Overrides::default(),
+                listeners: vec![ListenerSockets { name: "l".into(), addr, shards: 1 }],
+                log_files: Vec::new(),
+            },
             state: None,
             guarded,
         };
@@ -162,9 +166,12 @@ async fn a_guard_that_is_missing_is_an_error() {
     let channel: ProxyChannel = Channel::new(ours, Limits::OF_PROXY).unwrap();
     let start = Start {
         node: "a".into(),
-        config: String::new(),
-        listeners: Vec::new(),
-        log_files: Vec::new(),
+        setup: Setup {
+            config: String::new(),
+            overrides: Overrides::default(),
+            listeners: Vec::new(),
+            log_files: Vec::new(),
+        },
         state: None,
         guarded: true,
     };

@@ -50,8 +50,8 @@ impl Proxy {
         let mut config = config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config;
         change(&mut config);
         let workers = config.global.workers.map_or(1, |n| n.get() as usize);
-        let options =
-            Options { backlog: 128, keepalive: None, freebind: false, shards: NonZeroUsize::new(workers).unwrap() };
+        let shards = NonZeroUsize::new(workers).unwrap();
+        let options = Options { backlog: 128, keepalive: None, freebind: false, shards, joins: false };
         let listeners: Vec<_> = config
             .listeners
             .iter()
@@ -65,8 +65,15 @@ impl Proxy {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let files = vec![(PathBuf::from("/log"), theirs.into())];
-        let engine = Engine::start(config, listeners, files, &Default::default(), serde_json::Value::Null).unwrap();
+        let engine =
+            Engine::start(config, Default::default(), listeners, files, &Default::default(), serde_json::Value::Null)
+                .unwrap();
         Self { engine, bound, log: BufReader::new(ours) }
+    }
+
+    /// Begins to drain.
+    pub(crate) fn drain(&mut self) {
+        self.engine.drain();
     }
 
     pub(crate) fn engine(&self) -> &Engine {

@@ -6,17 +6,19 @@ use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
 use tracing::{info, warn};
 
+use super::reload::{Wanted, What};
 use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
 use crate::app::duty::{Due, Duty, DutyEvent, NO_TOKEN};
+use crate::config;
 use crate::ipc::ToProxy;
 
 /// For addresses to be taken off without waiting for anybody.
 const AT_ONCE: Duration = Duration::from_secs(1);
 
-impl Supervisor<'_> {
+impl Supervisor {
     pub(super) async fn on_asked(&mut self, asked: Asked) -> Flow {
-        let Asked { request, reply } = asked;
+        let Asked { request, user, reply } = asked;
         let answer = match request {
             Request::Status => Ok(self.status()),
             Request::Stop { now } => {
@@ -33,10 +35,82 @@ impl Supervisor<'_> {
                 Err(why) => Err(why),
             },
             Request::Maintenance { on } => self.set_maintenance(on).await,
+            Request::Reload { dry_run, confirm_ms } => {
+                let confirm = confirm_ms.map(Duration::from_millis);
+                let wanted = Wanted { what: What::File, dry_run, confirm, by: user, reply: Some(reply) };
+                return self.reload(wanted).await;
+            }
+            Request::Rollback { to, confirm_ms } => match self.rollback_target(to) {
+                Ok(number) => {
+                    let (what, confirm) = (What::Generation(number), confirm_ms.map(Duration::from_millis));
+                    let wanted = Wanted { what, dry_run: false, confirm, by: user, reply: Some(reply) };
+                    return self.reload(wanted).await;
+                }
+                Err(why) => Err(why),
+            },
+            Request::Confirm => self.confirm(),
+            Request::History => Ok(self.history()),
+            Request::Server { pool, server, order } => {
+                match self.standing.say(&self.loaded.config, (&pool, &server), order, &user) {
+                    Ok(text) => {
+                        info!(by = user, "{text}");
+                        self.overriding.push((reply, text));
+                        return self.override_servers().await;
+                    }
+                    Err(why) => Err(why),
+                }
+            }
         };
         // Who asked may have left.
         let _ = reply.send(answer);
         ControlFlow::Continue(())
+    }
+
+    /// What is said of servers has changed.
+    async fn override_servers(&mut self) -> Flow {
+        self.overrides = self.standing.overrides(&self.loaded.config);
+        if !self.proxy.as_ref().is_some_and(|proxy| proxy.ready) {
+            // The next one begins with it.
+            self.overridden();
+        }
+        let token = u64::try_from(self.overriding.len()).unwrap_or(u64::MAX);
+        self.tell(ToProxy::Override { token, overrides: self.overrides.clone() }, &[]).await
+    }
+
+    /// What was said of servers is in force: who said it is told.
+    pub(super) fn overridden(&mut self) {
+        for (reply, text) in self.overriding.drain(..) {
+            // Who asked may have left.
+            let _ = reply.send(Ok(json!(text)));
+        }
+    }
+
+    /// A configuration other than `before` is in force.
+    pub(super) fn overrides_follow(&mut self) {
+        self.standing.follow(&self.loaded.config);
+        self.overrides = self.standing.overrides(&self.loaded.config);
+    }
+
+    /// The virtual routers follow the configuration.
+    pub(super) async fn duty_follows(&mut self) -> Flow {
+        ControlFlow::Continue(())
+    }
+
+    /// Whether what runs is what is in the files.
+    fn file(&self) -> Value {
+        let files = &self.loaded.files;
+        let is = match config::checksum(files) {
+            _ if files.is_empty() => "rolled_back",
+            Some(now) if now == self.loaded.checksum => "running",
+            Some(_) => "changed",
+            None => "unreadable",
+        };
+        json!({ "path": self.origin.path, "is": is })
+    }
+
+    fn history(&self) -> Value {
+        let all = self.history.as_ref().map(|history| history.list()).unwrap_or_default();
+        json!({ "running": self.generation, "generations": all })
     }
 
     fn stopping_text(&self) -> String {
@@ -139,6 +213,10 @@ impl Supervisor<'_> {
             "node": &*self.loaded.config.node,
             "pid": std::process::id(),
             "uptime_seconds": self.started.elapsed().as_secs(),
+            "generation": self.generation,
+            "file": self.file(),
+            "unconfirmed_seconds": self.reload.unconfirmed_for(),
+            "overrides": self.standing.all(),
             "proxy": {
                 "pid": proxy.map(|proxy| proxy.pid()),
                 "ready": proxy.is_some_and(|proxy| proxy.ready),

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::Context;
+use crate::config::decode::Field;
 use crate::config::model::{Admin, Dns, Global, Log};
 use crate::config::raw::{RawDns, RawGlobal};
 use crate::config::words::OwnLogFormat;
@@ -17,8 +18,18 @@ const SHORTEST_WATCHDOG: Duration = Duration::from_millis(100);
 const LONGEST_SOCKET: usize = 107;
 
 pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
-    let RawGlobal { workers, user, run_dir, shutdown_timeout, proxy_watchdog, max_connections, script_user, log } =
-        &*cx.file.global;
+    let RawGlobal {
+        workers,
+        user,
+        run_dir,
+        state_dir,
+        shutdown_timeout,
+        drain_timeout,
+        proxy_watchdog,
+        max_connections,
+        script_user,
+        log,
+    } = &*cx.file.global;
     for user in [user, script_user].into_iter().filter(|user| user.is_empty()) {
         cx.problems.error(user.place, "the name of a user cannot be empty");
     }
@@ -30,15 +41,23 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
         cx.problems.error(log.level.place, error.to_string());
     }
     // Every caller fills it in: its default is a matter of who runs, not of the file.
-    let run_dir = PathBuf::from(run_dir.required("run_dir", cx.file.global.place, cx.problems)?.as_str());
-    if !run_dir.is_absolute() {
-        cx.problems.error(cx.file.global.run_dir.get()?.place, "not a whole path").help("start it with `/`");
-    }
+    let mut dir = |field: &Field<String>, name: &str| {
+        let written = field.required(name, cx.file.global.place, cx.problems)?;
+        let dir = PathBuf::from(written.as_str());
+        if !dir.is_absolute() {
+            cx.problems.error(written.place, "not a whole path").help("start it with `/`");
+        }
+        Some(dir)
+    };
+    let run_dir = dir(run_dir, "run_dir")?;
+    let state_dir = if state_dir.is_absent() { run_dir.join("state") } else { dir(state_dir, "state_dir")? };
     Some(Global {
         workers: workers.0.and_then(NonZeroU32::new),
         user: (**user).clone(),
         run_dir,
+        state_dir,
         shutdown_timeout: shutdown_timeout.get(),
+        drain_timeout: drain_timeout.get(),
         proxy_watchdog: proxy_watchdog.get(),
         max_connections: max_connections.0,
         script_user: (**script_user).clone(),

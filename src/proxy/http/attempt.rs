@@ -501,6 +501,7 @@ pub(super) async fn relay_body<C: Transport>(
     ex: &Exchange<'_, C>,
     attempt: &mut Attempt,
     pump: &mut Pump,
+    lease: &Lease,
     policy: &Policy,
 ) -> Result<Relayed, Reason> {
     let conn = ex.conn;
@@ -533,6 +534,9 @@ pub(super) async fn relay_body<C: Transport>(
                 Poll::Ready(Err(e)) => return Poll::Ready(Err(body_reason(e))),
                 Poll::Pending if pump.source_done() => return Poll::Ready(Ok(Some(Relayed::Read))),
                 Poll::Pending => {}
+            }
+            if conn.has_ended(lease.server()) {
+                return Poll::Ready(Err(Reason::DrainTimeout));
             }
             let now = conn.worker.now();
             let silent = !uploading && pump.waits_for() == Waits::Source;
@@ -570,6 +574,9 @@ pub(super) async fn flush_body<C: Transport>(conn: &Conn<C>, pump: &mut Pump) ->
     poll_fn(|cx| {
         if let Poll::Ready(end) = pump.poll_flush(cx, &conn.io) {
             return Poll::Ready(end.map_err(body_reason));
+        }
+        if conn.listener.has_ended(conn.worker.now()) {
+            return Poll::Ready(Err(Reason::DrainTimeout));
         }
         if seen != Some(pump.moved()) {
             seen = Some(pump.moved());

@@ -72,9 +72,9 @@ impl<'c, C: Transport> Exchange<'c, C> {
 
     /// Does all of it; says what becomes of the connection.
     pub(super) async fn run(mut self) -> Next {
-        let view = self.conn.worker.view();
+        let (view, place) = self.conn.listener.view(&self.conn.worker);
         self.facts.received = self.scratch.request.len as u64;
-        let next = match self.answer(&view).await {
+        let next = match self.answer(&view, place).await {
             Then::Done(next) => next,
             Then::Tunnel(t) => {
                 // A tunnel may last for days: it keeps its server, not the configuration it was found in.
@@ -89,8 +89,8 @@ impl<'c, C: Transport> Exchange<'c, C> {
 
     /// Refuses a request whose head could not be parsed.
     pub(super) async fn refuse_head(mut self, refusal: Refusal) -> Next {
-        let view = self.conn.worker.view();
-        let listener = &view.snapshot.listeners[self.conn.listener.index];
+        let (view, place) = self.conn.listener.view(&self.conn.worker);
+        let listener = &view.snapshot.listeners[place];
         self.log.clone_from(&listener.log);
         let next = self.refuse(refusal, &[]).await;
         drop(view);
@@ -108,9 +108,9 @@ impl<'c, C: Transport> Exchange<'c, C> {
         }
     }
 
-    async fn answer(&mut self, view: &Rc<View>) -> Then {
+    async fn answer(&mut self, view: &Rc<View>, place: usize) -> Then {
         let snapshot = &view.snapshot;
-        let listener = &snapshot.listeners[self.conn.listener.index];
+        let listener = &snapshot.listeners[place];
         let found = match self.find(listener) {
             Ok(found) => found,
             Err(refusal) => {

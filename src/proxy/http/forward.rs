@@ -314,7 +314,7 @@ impl<C: Transport> Exchange<'_, C> {
             return Err(Refusal { status: 502, reason: Some(Reason::BadBody), close: false });
         };
         pump.send_first(&out);
-        let relayed = attempt::relay_body(self, &mut attempt, &mut pump, policy).await;
+        let relayed = attempt::relay_body(self, &mut attempt, &mut pump, &lease, policy).await;
         self.facts.upstream_received += head_len as u64 + pump.body();
         if let Some(t) = self.scratch.tries.last_mut() {
             t.response = Some(clock::now_micros().saturating_sub(self.facts.start));
@@ -414,7 +414,9 @@ impl<C: Transport> Exchange<'_, C> {
     pub(super) async fn tunnel(&mut self, t: Tunnel) -> Next {
         let conn = self.conn;
         let now = || conn.worker.now();
-        let end = tunnel(&conn.io, &t.attempt.conn.sock, t.up, t.down, &conn.timer, t.idle, now).await;
+        let server = t.attempt.lease.as_ref().map(Lease::server);
+        let cut = || server.is_some_and(|server| conn.has_ended(server));
+        let end = tunnel(&conn.io, &t.attempt.conn.sock, t.up, t.down, &conn.timer, t.idle, now, cut).await;
         self.facts.sent += end.to_client;
         self.facts.body_sent += end.to_client;
         self.facts.received += end.to_server;

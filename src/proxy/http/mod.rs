@@ -36,6 +36,7 @@ use crate::http1::{Limits, Parse, RequestError};
 use crate::net::buffer::{Buffer, SMALL};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport};
+use crate::pool::Server;
 use crate::proxy::http::client_addr::client_address;
 use crate::proxy::http::exchange::{Exchange, Refusal};
 use crate::proxy::http::facts::Facts;
@@ -185,12 +186,13 @@ impl<C: Transport> Conn<C> {
                         false => Some(Arrival { scratch: worker.scratch.take(), buf, outcome: Outcome::TimedOut }),
                     });
                 }
+                Poll::Pending if self.listener.has_ended(worker.now()) => return Poll::Ready(None),
                 Poll::Pending if stash.is_empty() && worker.draining() && !self.has_arrived() => {
                     return Poll::Ready(None);
                 }
                 Poll::Pending => {
                     // Who has just connected gets its answer.
-                    if stash.is_empty() && !first && worker.clients.is_quiet() {
+                    if stash.is_empty() && !first && (worker.clients.is_quiet() || self.listener.is_gone()) {
                         self.timer.bring_forward(worker.now().after(QUIET_IDLE));
                     }
                     return Poll::Pending;
@@ -254,8 +256,14 @@ impl<C: Transport> Conn<C> {
     /// Whether the connection may serve another request after this one.
     fn may_keep(&self, requests: u32, asked: bool) -> bool {
         let http = &self.listener.http;
-        let stays = !self.worker.draining() && !self.worker.clients.is_quiet();
+        let stays = !self.worker.draining() && !self.worker.clients.is_quiet() && !self.listener.is_gone();
         asked && requests < http.keepalive_requests && !http.keepalive_timeout.is_zero() && stays
+    }
+
+    /// Whether what runs over `server` is to be cut: a reload has removed that, or the listener, long enough ago.
+    fn has_ended(&self, server: &Server) -> bool {
+        let now = self.worker.now();
+        server.has_ended(now) || self.listener.has_ended(now)
     }
 
     /// Whether the client's leaving would be noticed.

@@ -11,7 +11,7 @@ use super::*;
 use crate::config;
 use crate::net::memory::{Memory, pair};
 use crate::net::transport::Closed;
-use crate::proxy::abort::{Order, Shard, abort_loop};
+use crate::proxy::abort::{Order, abort_loop};
 use crate::proxy::clients::Done;
 use crate::snapshot::{Addresses, Snapshot};
 use crate::telemetry::access_log::Sinks;
@@ -29,7 +29,7 @@ const CONFIG: &str = r#"
 fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
     let config = Arc::new(config::parse_effective(CONFIG, "node").expect("a valid configuration"));
     let sinks = Sinks::start().expect("a log writer");
-    let snapshot = Snapshot::build(Arc::clone(&config), &Addresses::new(), &sinks, None);
+    let snapshot = Snapshot::build(Arc::clone(&config), Arc::default(), &Addresses::new(), &sinks, None);
     let shared = Shared {
         generation: AtomicU64::new(snapshot.generation),
         snapshot: ArcSwap::from_pointee(snapshot),
@@ -44,7 +44,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
     let listener = &config.listeners[0];
     let ctx = ListenerCtx {
         name: Arc::clone(&listener.name),
-        index: 0,
+        place: Place::at(0),
         address: listener.bind[0],
         http: listener.http.clone(),
         tcp: None,
@@ -131,15 +131,14 @@ fn what_waits_to_be_accepted_is_reset_with_its_address_and_the_rest_is_served() 
         listener.set_nonblocking(true).unwrap();
         let port = listener.local_addr().unwrap().port();
         // No accept loop: everything stays in the queue.
-        let socket = Rc::new(Watched::new(listener.into()));
+        worker.shards.borrow_mut().push(Shard::new(1, listener.into(), Rc::new(ctx)));
         let mut clients =
             [1, 2, 2, 1].map(|last| TcpStream::connect(((Ipv4Addr::from([127, 0, 0, last])), port)).unwrap());
         for client in &mut clients {
             client.write_all(b"GET / HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").unwrap();
         }
         let (orders, inbox) = mpsc::unbounded_channel();
-        let shards = vec![Shard { ctx: Rc::new(ctx), socket: Rc::downgrade(&socket) }];
-        tokio::task::spawn_local(abort_loop(Rc::clone(&worker), shards, inbox));
+        tokio::task::spawn_local(abort_loop(Rc::clone(&worker), inbox));
         let (mut done, part) = Done::new();
         orders.send(Order { addresses: vec![Ipv4Addr::new(127, 0, 0, 2).into()], done: part }).unwrap();
         done.wait().await;
