@@ -70,6 +70,22 @@ pub enum ToProxy {
         /// After this long the supervisor ends the process.
         timeout_ms: u64,
     },
+    /// Another proxy accepts from the same sockets by now: stop at once, leave what is queued to it, finish what is under
+    /// way, then say [`FromProxy::Drained`].
+    Retire,
+    /// When the channel ends from now on, `on`: do as at [`ToProxy::Retire`], and leave. For a supervisor that speaks
+    /// another version and cannot say it.
+    RetireAtEnd {
+        /// The last word counts.
+        on: bool,
+    },
+    /// What another proxy counted from one of its states to the other is to be counted here too.
+    Count {
+        /// A [`FromProxy::State`] of it, whose counts are known here.
+        since: Box<RawValue>,
+        /// A later one.
+        until: Box<RawValue>,
+    },
     /// `on`: go on accepting and serving but keep no connection, and say [`FromProxy::Quieted`] when none is left of those
     /// that are open now. Off: keep connections again. Without effect on [`ToProxy::Drain`].
     Quiet {
@@ -105,6 +121,17 @@ pub struct Start {
     /// The first descriptor is the guard: the read end of a pipe whose write ends the supervisor and the vrrp process
     /// hold. The proxy then outlives the supervisor, and ends when both are gone.
     pub guarded: bool,
+    /// What for.
+    pub purpose: Purpose,
+}
+
+/// What a proxy is started for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To serve.
+    Serve,
+    /// To show that it could: everything is made, nothing is accepted.
+    Rehearse,
 }
 
 /// What a proxy runs on. Descriptors: the sockets of all listeners in order, then the log files.
@@ -383,6 +410,12 @@ impl<In: DeserializeOwned, Out: Serialize> Channel<In, Out> {
             serde_json::from_slice(payload)
         };
         Ok(Some((message.map_err(RecvError::Json)?, std::mem::take(&mut self.partial))))
+    }
+}
+
+impl<In, Out> AsFd for Channel<In, Out> {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 }
 

@@ -139,7 +139,7 @@ fn garbage_from_the_proxy_costs_only_the_proxy() {
     let pidfd = pidfd_open(Pid::from_raw(proxy.cast_signed()).unwrap(), PidfdFlags::empty()).unwrap();
     // Its standard input is its end of the socketpair.
     let stolen = pidfd_getfd(&pidfd, 0, PidfdGetfdFlags::empty()).unwrap();
-    rustix::net::send(&stolen, b"\x03\x00{\"Exec\":\"/bin/sh\"}", SendFlags::empty()).unwrap();
+    rustix::net::send(&stolen, b"\x04\x00{\"Exec\":\"/bin/sh\"}", SendFlags::empty()).unwrap();
     drop(stolen);
     instance.next_proxy_pid(proxy);
     instance.wait_for_log("protocol violated");

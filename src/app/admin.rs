@@ -2,14 +2,17 @@
 
 use std::fmt;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -36,6 +39,10 @@ pub(super) enum Request {
     Rollback { to: Option<u64>, confirm_ms: Option<u64> },
     /// Use a server otherwise than the file says.
     Server { pool: String, server: String, order: ServerOrder },
+    /// Become another program: that at `binary`, else what is now at the path of ours. The answer is the upgrade's number.
+    Upgrade { binary: Option<PathBuf> },
+    /// What became of an upgrade; null while it goes on.
+    UpgradeOutcome { number: u64 },
 }
 
 /// How a server is to be used.
@@ -69,6 +76,12 @@ pub(super) struct Asked {
 pub(super) struct Admin {
     path: PathBuf,
     asked: mpsc::Receiver<Asked>,
+    ask: mpsc::Sender<Asked>,
+    listener: Arc<UnixListener>,
+    /// Accepts, unless paused.
+    accepting: Option<JoinHandle<()>>,
+    /// Held by every connection.
+    open: Arc<()>,
 }
 
 /// The socket cannot be made.
@@ -111,9 +124,46 @@ impl Admin {
         clear(path).map_err(failed)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
+        Ok(Self::new(path, listener))
+    }
+
+    /// Goes on listening where the program before us in this process did. To be called in a runtime.
+    pub(super) fn adopt(path: &Path, listening: OwnedFd) -> Result<Self, AdminError> {
+        let listener = UnixListener::from_std(listening.into());
+        Ok(Self::new(path, listener.map_err(|source| AdminError { path: path.to_owned(), source })?))
+    }
+
+    fn new(path: &Path, listener: UnixListener) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
-        tokio::spawn(listen(listener, ask));
-        Ok(Self { path: path.to_owned(), asked })
+        let (listener, open) = (Arc::new(listener), Arc::default());
+        let mut this = Self { path: path.to_owned(), asked, ask, listener, accepting: None, open };
+        this.resume();
+        this
+    }
+
+    /// Leaves new connections in the queue.
+    pub(super) fn pause(&mut self) {
+        if let Some(accepting) = self.accepting.take() {
+            accepting.abort();
+        }
+    }
+
+    /// Ends [`Self::pause`].
+    pub(super) fn resume(&mut self) {
+        if self.accepting.is_none() {
+            let task = listen(Arc::clone(&self.listener), self.ask.clone(), Arc::clone(&self.open));
+            self.accepting = Some(tokio::spawn(task));
+        }
+    }
+
+    /// Whether everybody who asked has been answered; once paused it stays so.
+    pub(super) fn is_idle(&self) -> bool {
+        Arc::strong_count(&self.open) == 1
+    }
+
+    /// The listening socket.
+    pub(super) fn descriptor(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
     }
 
     /// The next request. Cancel-safe.
@@ -147,10 +197,16 @@ fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn listen(listener: UnixListener, ask: mpsc::Sender<Asked>) {
+async fn listen(listener: Arc<UnixListener>, ask: mpsc::Sender<Asked>, open: Arc<()>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) => drop(tokio::spawn(serve(stream, ask.clone()))),
+            Ok((stream, _)) => {
+                let (ask, open) = (ask.clone(), Arc::clone(&open));
+                tokio::spawn(async move {
+                    serve(stream, ask).await;
+                    drop(open);
+                });
+            }
             Err(e) => {
                 warn!(error = %e, "admin socket: cannot accept");
                 tokio::time::sleep(Duration::from_secs(1)).await;

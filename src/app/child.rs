@@ -6,11 +6,13 @@ use std::io;
 use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::fs::OFlags;
+use rustix::process::{Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::process::Command;
@@ -21,6 +23,7 @@ use crate::ipc::{self, Channel, FromProxy, Limits, ProxyChannel, RecvError, Star
 use crate::net::clock;
 use crate::sys::procfs;
 use crate::sys::user::Identity;
+use crate::sys::watched::Watched;
 
 /// Our own binary, held open: a package may replace the file, and a new proxy must be what the supervisor is.
 #[derive(Debug, Clone)]
@@ -29,10 +32,19 @@ pub(super) struct Program(Arc<File>);
 /// A process that was started from [`Program`]; ended with this value.
 #[derive(Debug)]
 pub(super) struct Spawned {
-    process: tokio::process::Child,
+    process: Process,
     pid: u32,
     /// What came of the signal to end it.
     killed: io::Result<()>,
+}
+
+/// Who started it.
+#[derive(Debug)]
+enum Process {
+    /// We did.
+    Own(tokio::process::Child),
+    /// The program that we were before an upgrade; the descriptor names the process. It does not end with this value.
+    Adopted(Watched),
 }
 
 /// A running proxy.
@@ -88,24 +100,33 @@ const ENVIRONMENT: [&str; 2] = ["TZ", "RUST_BACKTRACE"];
 impl Program {
     pub(super) fn open() -> io::Result<Self> {
         // Only its path: a binary that may be executed but not read is enough.
-        let flags = OFlags::PATH.bits().cast_signed();
-        Self::open_at("/proc/self/exe", flags)
+        Self::open_path(Path::new("/proc/self/exe"))
+    }
+
+    /// The program at `path`, which need not be what we are.
+    pub(super) fn open_path(path: &Path) -> io::Result<Self> {
+        Self::open_at(path, OFlags::PATH.bits().cast_signed())
+    }
+
+    /// A path to it for as long as it is open, in this process and in what it forks.
+    pub(super) fn path(&self) -> String {
+        format!("/proc/self/fd/{}", self.0.as_raw_fd())
     }
 
     /// Another program in its place.
     #[cfg(test)]
     pub(super) fn stand_in(path: &str) -> Self {
-        Self::open_at(path, OFlags::PATH.bits().cast_signed()).expect("a program")
+        Self::open_path(Path::new(path)).expect("a program")
     }
 
-    fn open_at(path: &str, flags: i32) -> io::Result<Self> {
+    fn open_at(path: &Path, flags: i32) -> io::Result<Self> {
         Ok(Self(Arc::new(File::options().read(true).custom_flags(flags).open(path)?)))
     }
 
     /// Itself as a child process called `name`, which does `subcommand` as `identity`. To be spawned by the main thread: the
     /// kernel ends the child together with the thread that forked it.
     pub(super) fn command(&self, name: &str, subcommand: &str, identity: Option<Identity>) -> Command {
-        let mut command = Command::new(format!("/proc/self/fd/{}", self.0.as_raw_fd()));
+        let mut command = Command::new(self.path());
         command.arg0(name).arg(subcommand).arg(format!("--supervisor={}", std::process::id()));
         if let Some(Identity { uid, gid }) = identity {
             command.arg(format!("--uid={uid}")).arg(format!("--gid={gid}"));
@@ -117,11 +138,25 @@ impl Program {
     }
 }
 
+impl AsFd for Program {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
 impl Spawned {
     /// Forks and executes `command` of [`Program::command`], with `channel` as its standard input.
     pub(super) fn start(mut command: Command, channel: OwnedFd, dies_with_us: bool) -> io::Result<Self> {
         let process = command.stdin(Stdio::from(channel)).kill_on_drop(dies_with_us).spawn()?;
-        Ok(Self { pid: process.id().unwrap_or_default(), process, killed: Ok(()) })
+        Ok(Self { pid: process.id().unwrap_or_default(), process: Process::Own(process), killed: Ok(()) })
+    }
+
+    /// Takes over a child that the program before us in this process started. To be called in a runtime.
+    pub(super) fn adopt(pid: u32) -> io::Result<Self> {
+        let number = Pid::from_raw(pid.cast_signed()).ok_or(io::ErrorKind::NotFound)?;
+        // Nobody but us reaps it, so that the number is still its own.
+        let process = Process::Adopted(Watched::new(pidfd_open(number, PidfdFlags::NONBLOCK)?));
+        Ok(Self { process, pid, killed: Ok(()) })
     }
 
     pub(super) fn pid(&self) -> u32 {
@@ -130,16 +165,45 @@ impl Spawned {
 
     /// Sends SIGKILL.
     pub(super) fn signal(&mut self) {
-        self.killed = self.process.start_kill();
+        self.killed = match &mut self.process {
+            Process::Own(child) => child.start_kill(),
+            Process::Adopted(process) => pidfd_send_signal(process.fd(), Signal::KILL).map_err(Into::into),
+        };
+    }
+
+    /// Waits for its end; how it ended. Cancel-safe.
+    pub(super) async fn ended(&mut self) -> io::Result<String> {
+        match &mut self.process {
+            Process::Own(child) => child.wait().await.map(|status| status.to_string()),
+            Process::Adopted(process) => reap(process).await,
+        }
     }
 
     /// Waits for its end after [`Self::signal`]; how it ended.
     pub(super) async fn reap(mut self) -> String {
-        match (timeout(REAP_LIMIT, self.process.wait()).await, self.killed) {
-            (Ok(Ok(status)), _) => status.to_string(),
+        match (timeout(REAP_LIMIT, self.ended()).await, self.killed) {
+            (Ok(Ok(status)), _) => status,
             (Ok(Err(e)), _) => e.to_string(),
             (Err(_), Err(e)) => format!("not ended: {e}"),
             (Err(_), Ok(())) => "not ended yet".to_owned(),
+        }
+    }
+}
+
+/// Waits until the process that `pidfd` names has ended, and takes its status. Cancel-safe.
+async fn reap(pidfd: &mut Watched) -> io::Result<String> {
+    loop {
+        let mut ready = pidfd.watch()?.readable().await?;
+        match waitid(WaitId::PidFd(pidfd.fd().as_fd()), WaitIdOptions::EXITED | WaitIdOptions::NOHANG) {
+            Ok(Some(status)) => {
+                return Ok(match (status.exit_status(), status.terminating_signal()) {
+                    (Some(code), _) => format!("exit status: {code}"),
+                    (None, Some(signal)) => format!("signal: {signal}"),
+                    (None, None) => "ended".to_owned(),
+                });
+            }
+            Ok(None) | Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => ready.clear_ready(),
+            Err(e) => return Err(e.into()),
         }
     }
 }
@@ -172,8 +236,25 @@ impl Child {
         })
     }
 
+    /// Takes over a proxy that serves, by the channel that the program before us in this process had to it.
+    pub(super) fn adopt(pid: u32, channel: OwnedFd, watchdog: Duration, connections: u64) -> io::Result<Self> {
+        Ok(Self {
+            process: Spawned::adopt(pid)?,
+            channel: Channel::new(channel, Limits::OF_PROXY)?,
+            watchdog: Watchdog::new(watchdog, START_LIMIT, clock::now()),
+            guard: None,
+            ready: true,
+            connections,
+        })
+    }
+
     pub(super) fn pid(&self) -> u32 {
         self.process.pid
+    }
+
+    /// Our end of the channel.
+    pub(super) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 
     /// The next message. Cancel-safe.

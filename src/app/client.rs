@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use jiff::tz::TimeZone;
@@ -13,6 +13,9 @@ use crate::app::admin::{Answer, Request};
 
 /// Handovers drain and wait for the peer; everything else is answered at once.
 const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Between two looks at an upgrade.
+const OUTCOME_EVERY: Duration = Duration::from_millis(50);
 
 /// Asks the instance behind `socket`.
 ///
@@ -104,6 +107,25 @@ pub(super) fn wait_for_server(socket: &Path, pool: &str, server: &str, limit: Du
     }
 }
 
+/// Has the instance behind `socket` become another program, waits, and says what came of it.
+///
+/// # Errors
+/// Why not, for the operator.
+pub(super) fn upgrade(socket: &Path, binary: Option<PathBuf>) -> Result<String, String> {
+    let binary = binary.map(|path| std::path::absolute(path).map_err(|e| e.to_string())).transpose()?;
+    let begun = ask(socket, &Request::Upgrade { binary })?;
+    let number = begun["number"].as_u64().ok_or("the instance does not say which upgrade it has begun")?;
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        // The answer comes from the old program or from the new one.
+        match ask(socket, &Request::UpgradeOutcome { number })? {
+            Value::String(text) => return Ok(text + "\n"),
+            _ if Instant::now() >= deadline => return Err(format!("upgrade {number} still goes on: see the log")),
+            _ => std::thread::sleep(OUTCOME_EVERY),
+        }
+    }
+}
+
 /// `status` for people.
 pub(super) fn describe(status: &Value) -> String {
     let mut out = String::new();
@@ -130,6 +152,10 @@ pub(super) fn describe(status: &Value) -> String {
         proxy["pid"],
         proxy["connections"]
     );
+    for retired in status["retired"].as_array().into_iter().flatten() {
+        let (pid, connections) = (&retired["pid"], &retired["connections"]);
+        let _ = writeln!(out, "replaced proxy pid {pid} finishes {connections} client connections");
+    }
     if !routers.is_empty() {
         let _ = writeln!(out, "vrrp pid {}, {}", status["vrrp"]["pid"], text(&status["vrrp"]["scheduling"]));
     }

@@ -10,7 +10,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use crate::app::demo::backend::Backend;
-use crate::app::supervisor::{self, Origin, RunError};
+use crate::app::supervisor::{self, RunError, Source};
 use crate::config::{self, Diagnostics, LoadOptions};
 
 /// Why the demo did not run.
@@ -50,7 +50,7 @@ pub(super) fn run(port: Option<u16>) -> Result<(), DemoError> {
     let loaded = config::load(&file, &options).map_err(DemoError::Config)?;
     backend::serve_on_a_thread(backends).map_err(DemoError::Setup)?;
     eprint!("{}", introduction(&folder.path, port, &ports));
-    supervisor::run(loaded, Origin { path: file, options }).map_err(DemoError::Run)
+    supervisor::run(loaded, Source { path: file, options }, None).map_err(DemoError::Run)
 }
 
 /// A folder of our own, removed with all it holds when the demo ends.

@@ -12,6 +12,7 @@
 //! ```
 
 mod handover;
+mod succession;
 
 use std::collections::BTreeSet;
 use std::io;
@@ -30,6 +31,7 @@ use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Lost, Program, descriptors};
 use crate::app::condition::Condition;
+use crate::app::duty::succession::Succession;
 use crate::app::notifier::{Change, Notifier};
 use crate::app::supervisor::identity;
 use crate::app::tracker::Tracker;
@@ -75,6 +77,7 @@ pub(super) struct Duty {
     rounds: u32,
     /// The proxy was told to be quiet.
     quiet: bool,
+    succession: Succession,
 }
 
 /// What was in the accept queues in the first round is accepted, and waited for, in the second.
@@ -116,6 +119,8 @@ pub(super) enum Due {
     /// There is more to be done at once.
     Then,
     Message(Result<FromVrrp, Lost>),
+    /// Of a process that is to take over.
+    Successor(Result<FromVrrp, Lost>),
     /// Another process is to be started.
     Start,
     /// What scripts and files say of a router has changed.
@@ -188,6 +193,7 @@ impl Duty {
             then: None,
             rounds: 0,
             quiet: false,
+            succession: Succession::default(),
         }))
     }
 
@@ -244,6 +250,7 @@ impl Duty {
         let mute = self.mute_since.map(|since| since + MUTE_LIMIT);
         tokio::select! {
             message = next_message(&mut self.child) => Due::Message(message),
+            message = self.succession.next() => Due::Successor(message),
             () = at(self.start_at) => Due::Start,
             (router, fitness) = self.tracker.changed() => Due::Tracked(router, fitness),
             () = at(grace) => Due::Grace,
@@ -259,6 +266,7 @@ impl Duty {
             Due::Message(Ok(message)) => return self.on_message(message).await,
             Due::StageOver => return self.on_stage_over().await,
             Due::Message(Err(lost)) => self.lost(lost).await,
+            Due::Successor(said) => self.on_successor(said).await,
             Due::Start => self.start(program).await,
             Due::Tracked(router, fitness) => self.set_tracked(router, fitness).await,
             Due::Grace => self.say().await,
@@ -274,7 +282,8 @@ impl Duty {
         (self.condition.serving, self.condition.away_since) = (true, None);
         let pid = Pid::from_raw(pid.cast_signed());
         self.proxy = pid.and_then(|pid| pidfd_open(pid, PidfdFlags::empty()).ok());
-        if self.child.is_none() && self.start_at.is_none() && !matches!(self.stage, Stage::Stopped) {
+        let none = self.child.is_none() && self.start_at.is_none() && !self.succession.is_foreign();
+        if none && !matches!(self.stage, Stage::Stopped) {
             // Nothing is claimed before it can be served.
             self.start(program).await;
             return;
@@ -349,6 +358,11 @@ impl Duty {
     async fn try_start(&mut self, program: &Program) -> Result<(), Lost> {
         let child = VrrpChild::spawn(program).map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "vrrp started");
+        self.introduce(child).await
+    }
+
+    /// Tells a new process all that it needs.
+    async fn introduce(&mut self, child: VrrpChild) -> Result<(), Lost> {
         let fitness = self.fitness();
         let start = ToVrrp::Start(Start {
             node: self.node.clone(),
@@ -437,13 +451,17 @@ impl Duty {
         match message {
             FromVrrp::Status(status) => {
                 self.memories = status.routers.iter().map(|s| (Arc::clone(&s.name), s.memory.clone())).collect();
-                self.status = status;
+                self.status = self.succession.complete(status);
                 self.mute_since = None;
                 self.backoff.ready(clock::now());
             }
             FromVrrp::Scheduling(text) => self.scheduling = text,
+            FromVrrp::Here | FromVrrp::Retired => {}
             FromVrrp::Changed { router, from, to, why } => {
-                self.notify(router, to, why);
+                let name = self.routers.get(router).map_or("", |router| &*router.name);
+                if !self.succession.is_no_change(name, to, why) {
+                    self.notify(router, to, why);
+                }
                 if from == State::Active {
                     return self.left(router);
                 }

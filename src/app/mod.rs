@@ -27,6 +27,7 @@ mod proxy;
 mod runner;
 mod supervisor;
 mod tracker;
+mod upgrade;
 mod vrrp;
 mod watchdog;
 mod webhook;
@@ -43,9 +44,11 @@ use serde_json::Value;
 use tokio::time::{Instant, sleep_until};
 
 use crate::app::admin::{Request, ServerOrder};
-use crate::app::supervisor::Origin;
+use crate::app::supervisor::{RunError, Source};
+use crate::app::upgrade::{Document, Origin};
 use crate::config::value::Period;
 use crate::config::{self, Diagnostics, LoadOptions, Loaded};
+use crate::sys::exec::Inherited;
 use crate::sys::process;
 use crate::sys::user::Identity;
 use crate::time::to_millis;
@@ -61,7 +64,13 @@ struct Cli {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run in the foreground until SIGTERM, SIGINT or SIGQUIT
-    Run(File),
+    Run {
+        #[command(flatten)]
+        file: File,
+        /// Descriptor of what the program before this one in the process hands over
+        #[arg(long, hide = true, value_name = "FD", require_equals = true)]
+        resume: Option<i32>,
+    },
     /// Validate a configuration; exit 0, or 78 with every error at its place
     Check {
         #[command(flatten)]
@@ -121,6 +130,14 @@ enum Command {
     /// Use servers otherwise than the file says
     #[command(subcommand)]
     Server(ServerCommand),
+    /// Replace the running program by the one that is now at its path: no request fails, no address moves
+    Upgrade {
+        #[command(flatten)]
+        instance: Instance,
+        /// Another program, by its whole path; also to go back
+        #[arg(long, value_name = "PATH")]
+        binary: Option<PathBuf>,
+    },
     /// Show how the running instance is
     Status {
         #[command(flatten)]
@@ -132,6 +149,14 @@ enum Command {
     /// Virtual addresses
     #[command(subcommand)]
     Vrrp(VrrpCommand),
+    /// Tries to take over from the supervisor that starts it
+    #[command(hide = true)]
+    Preflight {
+        #[command(flatten)]
+        file: File,
+        #[arg(long, require_equals = true)]
+        resume: i32,
+    },
     /// The vrrp process, started by the supervisor
     #[command(hide = true)]
     VrrpProcess(Confinement),
@@ -299,7 +324,7 @@ pub fn commands() -> Vec<(String, String)> {
         });
         let usage = name.clone() + &operands.collect::<String>();
         rows.push((usage, command.get_about().map(ToString::to_string).unwrap_or_default()));
-        for arg in command.get_arguments().filter(|a| a.get_long().is_some_and(|l| l != "help")) {
+        for arg in command.get_arguments().filter(|a| !a.is_hide_set() && a.get_long().is_some_and(|l| l != "help")) {
             let short = arg.get_short().map_or(String::new(), |s| format!("-{s}, "));
             let long = arg.get_long().unwrap_or_default();
             let value = arg.get_action().takes_values().then(|| arg.get_value_names()?.first()).flatten();
@@ -344,17 +369,21 @@ pub fn main() -> ExitCode {
         }
     };
     match cli.command {
-        Command::Run(file) => {
-            begin();
+        Command::Run { file, resume: None } => {
+            begin().leave_open();
+            let origin = Origin::of_this_process(&file.path, file.node.as_deref());
             // Wherever it is run from, it is read from there again.
             let path = std::path::absolute(&file.path).unwrap_or_else(|_| file.path.clone());
-            let origin = Origin { path, options: LoadOptions { node: file.node.clone() } };
-            with(file, |loaded| finish(supervisor::run(loaded, origin)))
+            let source = Source { path, options: LoadOptions { node: file.node.clone() } };
+            // Without /proc nothing runs, and the supervisor says so.
+            with(file, |loaded| finish(supervisor::run(loaded, source, origin.ok())))
         }
+        Command::Run { file, resume: Some(document) } => finish(resume(&file, document)),
+        Command::Preflight { file, resume } => preflight(file, resume),
         Command::Check { schema: true, .. } => print(&format!("{:#}\n", config::schema())),
         Command::Check { file, effective, .. } => check(file, effective),
         Command::Demo { port } => {
-            begin();
+            begin().leave_open();
             finish(demo::run(port))
         }
         Command::Stop { instance, now } => tell(instance, &Request::Stop { now }),
@@ -370,6 +399,10 @@ pub fn main() -> ExitCode {
             ask(instance, &request, client::describe_reload)
         }
         Command::Server(command) => command.run(),
+        Command::Upgrade { instance, binary } => match instance.socket() {
+            Ok(socket) => show(client::upgrade(&socket, binary)),
+            Err(diagnostics) => bad_config(&diagnostics),
+        },
         Command::Status { instance, json } => status(instance, json),
         Command::Vrrp(VrrpCommand::Handover { instance, router }) => tell(instance, &Request::HandOver { router }),
         Command::Vrrp(VrrpCommand::Maintenance { instance, switch }) => {
@@ -386,9 +419,31 @@ pub fn main() -> ExitCode {
 }
 
 /// What a process that becomes a supervisor does before anything else.
-fn begin() {
+fn begin() -> Inherited {
     process::set_name(c"bascule");
-    process::close_inherited_on_exec();
+    Inherited::take_all()
+}
+
+/// Goes on as the supervisor that executed this program.
+fn resume(file: &File, document: i32) -> Result<(), RunError> {
+    let mut inherited = begin();
+    let document = Document::take(document, &mut inherited).map_err(RunError::Document)?;
+    let origin = Origin::of_this_process(&file.path, file.node.as_deref()).map_err(RunError::System)?;
+    supervisor::resume(document, inherited, origin)
+}
+
+/// Tries whether [`resume`] would do.
+fn preflight(file: File, document: i32) -> ExitCode {
+    let mut inherited = begin();
+    let document = match Document::take(document, &mut inherited) {
+        Ok(document) => document,
+        Err(error) => return finish(Err(error)),
+    };
+    // What runs may be older than the file, but the next start reads the file.
+    with(file, |_| match upgrade::preflight(&document, &mut inherited) {
+        Ok(line) => print(&line),
+        Err(error) => finish(Err(error)),
+    })
 }
 
 /// Does `act` with the configuration in `file`, if it is valid.

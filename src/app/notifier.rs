@@ -123,6 +123,11 @@ impl Notifier {
         }
     }
 
+    /// Whether everything was told.
+    pub(super) fn is_idle(&self) -> bool {
+        self.commands.left() + self.webhooks.left() == 0
+    }
+
     /// Does what is queued, for `limit` at most; then ends, and kills what still runs.
     pub(super) async fn finish(mut self, limit: Duration) {
         self.commands.close();

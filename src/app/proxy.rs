@@ -19,7 +19,7 @@ use std::time::Duration;
 use rustix::net::SocketType;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
-use serde_json::value::to_raw_value;
+use serde_json::value::{RawValue, to_raw_value};
 use tokio::net::unix::pipe;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, mpsc};
@@ -33,7 +33,7 @@ use crate::app::watchdog::heartbeat_interval;
 use crate::config;
 use crate::config::model::Config;
 use crate::ipc::{
-    Event, FromProxy, Limits, PoolSummary, Progress, RecvError, Setup, Start, SupervisorChannel, ToProxy,
+    Event, FromProxy, Limits, PoolSummary, Progress, Purpose, RecvError, Setup, Start, SupervisorChannel, ToProxy,
 };
 use crate::probe::{Checker, Network};
 use crate::proxy::{Done, Engine, HANDSHAKES, PoolHealth, WorkerProgress};
@@ -150,6 +150,7 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         turned,
         drain_at: None,
         draining: false,
+        retires_at_end: false,
         quieting: None,
         aborted,
         aborts,
@@ -191,6 +192,9 @@ async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedF
             | ToProxy::Forget
             | ToProxy::Override { .. }
             | ToProxy::Drain { .. }
+            | ToProxy::Retire
+            | ToProxy::RetireAtEnd { .. }
+            | ToProxy::Count { .. }
             | ToProxy::Quiet { .. }
             | ToProxy::Abort { .. }
             | ToProxy::ReopenLogs { .. }
@@ -243,6 +247,7 @@ struct Prepared {
     setup: Setup,
     state: State,
     level: LevelHandle,
+    purpose: Purpose,
 }
 
 /// What a proxy knows that its successor can use.
@@ -253,14 +258,14 @@ struct State {
 }
 
 fn prepare(start: Start) -> Result<Prepared, StartError> {
-    let Start { node, setup, state, guarded: _ } = start;
+    let Start { node, setup, state, guarded: _, purpose } = start;
     let config = config::parse_effective(&setup.config, &node).map_err(StartError::Config)?;
     let log = &config.global.log;
     let level = crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
     crate::telemetry::log_panics();
     // A state that cannot be read costs the successor what it would have known, nothing else.
     let state = state.and_then(|s| serde_json::from_str(s.get()).ok()).unwrap_or_default();
-    Ok(Prepared { config, setup, state, level })
+    Ok(Prepared { config, setup, state, level, purpose })
 }
 
 /// The engine, and what keeps it current.
@@ -269,8 +274,13 @@ fn start_engine(
     descriptors: Vec<OwnedFd>,
     names: Names,
 ) -> Result<(Engine, Names, LevelHandle), StartError> {
-    let Prepared { config, setup, state, level } = prepared;
-    let (listeners, log_files) = reload::take(&setup, descriptors).ok_or(StartError::Descriptors)?;
+    let Prepared { config, setup, state, level, purpose } = prepared;
+    let (mut listeners, log_files) = reload::take(&setup, descriptors).ok_or(StartError::Descriptors)?;
+    match purpose {
+        Purpose::Serve => {}
+        // Sockets that nobody takes from stay those of whoever has them too.
+        Purpose::Rehearse => listeners.clear(),
+    }
     let addresses = names.addresses();
     let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, state.servers);
     Ok((engine.map_err(StartError::Engine)?, names, level))
@@ -295,6 +305,8 @@ struct Control<'a> {
     /// When the accept queues are left.
     drain_at: Option<Instant>,
     draining: bool,
+    /// The end of the channel means that another proxy has taken over.
+    retires_at_end: bool,
     /// Old connections are waited for.
     quieting: Option<Done>,
     /// Tokens of orders that were carried out, and where they come from.
@@ -347,6 +359,10 @@ impl Control<'_> {
                 () = at(self.drain_at) => self.begin_drain(),
                 () = self.engine.drained(), if self.draining => {
                     self.draining = false;
+                    if !self.supervised && self.retires_at_end {
+                        return Ok(());
+                    }
+                    self.report_state();
                     self.say(&FromProxy::Drained).await?;
                 }
                 () = done(&mut self.quieting) => {
@@ -395,6 +411,15 @@ impl Control<'_> {
                 debug!(timeout_ms, "draining");
                 self.drain_at = Some(Instant::now() + HANDSHAKES);
             }
+            ToProxy::Retire => self.retire(),
+            ToProxy::RetireAtEnd { on } => self.retires_at_end = on,
+            ToProxy::Count { since, until } => {
+                let servers =
+                    |state: Box<RawValue>| serde_json::from_str(state.get()).map(|State { servers, .. }| servers);
+                if let (Ok(since), Ok(until)) = (servers(since), servers(until)) {
+                    self.engine.count(since, until);
+                }
+            }
             ToProxy::Quiet { on: true } => self.quieting = Some(self.engine.quiet()),
             ToProxy::Quiet { on: false } => {
                 self.quieting = None;
@@ -418,6 +443,11 @@ impl Control<'_> {
 
     /// The supervisor has died, or wants us to end.
     fn on_channel_end(&mut self) {
+        if self.retires_at_end {
+            self.supervised = false;
+            self.retire();
+            return;
+        }
         if self.guard.is_none() {
             // Without a supervisor nobody watches, and a successor may bind: no goodbyes, workers are cut where they are.
             std::process::exit(1);
@@ -432,6 +462,12 @@ impl Control<'_> {
             std::process::exit(1);
         }
         warn!("the supervisor died: serving until the addresses are handed over");
+    }
+
+    /// Leaves the sockets to another proxy.
+    fn retire(&mut self) {
+        self.draining = true;
+        self.engine.retire();
     }
 
     fn begin_drain(&mut self) {

@@ -13,7 +13,12 @@
 mod orders;
 mod overrides;
 mod reload;
+mod resume;
+mod retired;
+mod signals;
 pub(super) mod sockets;
+mod strays;
+mod upgrade;
 
 use std::fmt;
 use std::io;
@@ -25,7 +30,6 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use serde_json::value::RawValue;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
@@ -38,10 +42,14 @@ use crate::app::duty::{Due, Duty};
 use crate::app::history::History;
 use crate::app::lock::{Lock, LockError};
 use crate::app::logs::{self, LogError};
+use crate::app::supervisor::retired::Retired;
+use crate::app::supervisor::strays::Strays;
+use crate::app::supervisor::upgrade::{Foreign, Upgrade};
+use crate::app::upgrade::{DocumentError, Origin};
 use crate::app::watchdog::heartbeat_interval;
-use crate::config::Loaded;
 use crate::config::model::{Config, Overrides};
-use crate::ipc::{Event, FromProxy, Setup, Start, ToProxy};
+use crate::config::{Diagnostics, Loaded};
+use crate::ipc::{Event, FromProxy, Purpose, Setup, Start, ToProxy};
 use crate::net::clock;
 use crate::net::listen::{self, BindError};
 use crate::sys::process;
@@ -51,9 +59,11 @@ use crate::time::{Millis, to_millis};
 
 use self::overrides::Standing;
 use self::reload::{Reload, Wanted, What};
+use self::signals::{Request, Signals};
 use self::sockets::Sockets;
 
-pub(super) use self::reload::Origin;
+pub(super) use self::reload::Source;
+pub(super) use self::resume::resume;
 
 /// Why the supervisor could not begin, or ended before it was asked to.
 #[derive(Debug)]
@@ -71,6 +81,10 @@ pub(super) enum RunError {
     Refused(String),
     /// The proxy ended while it drained.
     DrainCut(String),
+    /// What the program before this one handed over.
+    Document(DocumentError),
+    /// The configuration that it ran.
+    Config(Diagnostics),
 }
 
 impl fmt::Display for RunError {
@@ -84,6 +98,8 @@ impl fmt::Display for RunError {
             Self::System(e) => write!(f, "cannot start: {e}"),
             Self::Proxy(lost) => write!(f, "the proxy could not start: {lost}"),
             Self::Refused(reason) => write!(f, "the proxy could not start: {reason}"),
+            Self::Document(e) => write!(f, "cannot resume: {e}"),
+            Self::Config(e) => write!(f, "the running configuration is refused:\n{e}"),
             Self::DrainCut(how) => write!(f, "the proxy ended while it drained ({how})"),
         }
     }
@@ -95,7 +111,7 @@ type Flow = ControlFlow<Result<(), RunError>>;
 struct Supervisor {
     loaded: Arc<Loaded>,
     /// Where `loaded` came from, and others come from.
-    origin: Origin,
+    source: Source,
     /// Number of `loaded` on this box.
     generation: u64,
     level: LevelHandle,
@@ -128,7 +144,19 @@ struct Supervisor {
     admin: Admin,
     /// Who waits for the end of a handover.
     handover: Option<oneshot::Sender<Answer>>,
-    started: Instant,
+    /// When the instance began, whatever program it was then.
+    started: Millis,
+    lock: Lock,
+    upgrade: Upgrade,
+    /// The proxy that is to take over from `proxy`, or from `foreign`.
+    next: Option<Child>,
+    foreign: Option<Foreign>,
+    /// The state that `next` was given.
+    given: Option<Box<RawValue>>,
+    retired: Retired,
+    /// While it stops: the proxy is done.
+    drained: bool,
+    strays: Strays,
 }
 
 /// The vrrp process is watched as closely, however patient the operator is with the proxy.
@@ -142,12 +170,12 @@ const RESETS_PER_ROUND: usize = 4096;
 /// Descriptors beside those of connections: listeners, logs, epoll, probes, pipes.
 const SPARE_DESCRIPTORS: u64 = 4096;
 
-/// Runs `loaded`, which came from `origin`, until a signal ends it.
-pub(super) fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
+/// Runs `loaded`, which came from `source`, until a signal ends it; without an `origin` it cannot be upgraded.
+pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Result<(), RunError> {
     let global = &loaded.config.global;
     let level = crate::telemetry::init(&global.log.level, global.log.json);
     let level = level.map_err(|e| RunError::Telemetry(e.to_string()))?;
-    let _lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
+    let lock = Lock::take(&global.run_dir).map_err(RunError::Lock)?;
     raise_limits(&loaded.config, None);
     let sockets = Sockets::bind(&loaded.config).map_err(RunError::Bind)?;
     // A log that cannot be opened is better known before the first request than after.
@@ -163,7 +191,7 @@ pub(super) fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
         let mut supervisor = Supervisor {
             identity: identity(&loaded.config.global.user),
             admin: Admin::open(&loaded.config.admin.socket).map_err(RunError::Admin)?,
-            origin,
+            source,
             generation: 0,
             level,
             history: history.ok(),
@@ -184,7 +212,15 @@ pub(super) fn run(loaded: Loaded, origin: Origin) -> Result<(), RunError> {
             leaving: false,
             duty,
             handover: None,
-            started: Instant::now(),
+            started: clock::now(),
+            lock,
+            upgrade: Upgrade::new(origin),
+            next: None,
+            foreign: None,
+            given: None,
+            retired: Retired::default(),
+            drained: false,
+            strays: Strays::default(),
         };
         supervisor.number();
         supervisor.serve(Signals::new().map_err(RunError::System)?).await
@@ -215,56 +251,29 @@ pub(super) fn identity(name: &str) -> Option<Identity> {
     }))
 }
 
-/// The signals that mean something.
-struct Signals {
-    stop: [Signal; 3],
-    reopen: Signal,
-    other: [Signal; 2],
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Request {
-    Stop,
-    ReopenLogs,
-    Reload,
-    Upgrade,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            stop: [signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::quit())?],
-            reopen: signal(SignalKind::user_defined1())?,
-            other: [signal(SignalKind::hangup())?, signal(SignalKind::user_defined2())?],
-        })
-    }
-
-    /// Cancel-safe, as every arm is.
-    async fn next(&mut self) -> Request {
-        let Self { stop: [term, int, quit], reopen, other: [hup, usr2] } = self;
-        tokio::select! {
-            _ = term.recv() => Request::Stop,
-            _ = int.recv() => Request::Stop,
-            _ = quit.recv() => Request::Stop,
-            _ = reopen.recv() => Request::ReopenLogs,
-            _ = hup.recv() => Request::Reload,
-            _ = usr2.recv() => Request::Upgrade,
-        }
-    }
-}
-
 impl Supervisor {
-    async fn serve(mut self, mut signals: Signals) -> Result<(), RunError> {
-        let mut watch = interval(WATCH_AT_LEAST.min(heartbeat_interval(self.watchdog())));
-        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    async fn serve(mut self, signals: Signals) -> Result<(), RunError> {
         self.unserved_since = Some(clock::now());
         self.start().await.map_err(RunError::Proxy)?;
+        self.go_on(signals).await
+    }
+
+    async fn go_on(mut self, mut signals: Signals) -> Result<(), RunError> {
+        let mut watch = interval(heartbeat_interval(self.watchdog()).min(WATCH_AT_LEAST));
+        watch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             // In this order, so that a heartbeat that waits is read before it is missed. All arms are cancel-safe.
             let flow = tokio::select! {
                 biased;
                 request = signals.next() => self.on_signal(request).await,
                 message = next_message(&mut self.proxy) => self.on_message(message).await,
+                message = next_message(&mut self.next) => self.on_next(message).await,
+                (pid, message) = self.retired.next() => self.on_retired(pid, message).await,
+                () = at(self.upgrade.look_at()) => self.on_look(&mut signals).await,
+                verdict = self.upgrade.verdict() => {
+                    self.on_verdict(verdict);
+                    ControlFlow::Continue(())
+                }
                 () = at(self.stop_at) => self.on_stop_limit(),
                 () = at(self.start_at) => self.on_start_due().await,
                 due = next_duty(&mut self.duty) => self.on_due(due).await,
@@ -272,6 +281,7 @@ impl Supervisor {
                 due = self.reload.next() => self.on_reload_due(due).await,
                 _ = watch.tick() => self.on_watch().await,
             };
+            self.finish_upgrade();
             if let ControlFlow::Break(result) = flow {
                 // First whoever would take our end for a death.
                 if let Some(duty) = &mut self.duty {
@@ -280,6 +290,7 @@ impl Supervisor {
                 if let Some(proxy) = self.proxy.take() {
                     proxy.stop(LEAVE_LIMIT).await;
                 }
+                self.retired.end().await;
                 return result;
             }
         }
@@ -306,9 +317,21 @@ impl Supervisor {
     /// Starts a proxy and hands it everything.
     async fn start(&mut self) -> Result<(), Lost> {
         self.start_at = None;
+        let child = self.spawn()?;
+        let sent = self.introduce(&child).await;
+        self.proxy = Some(child);
+        sent
+    }
+
+    fn spawn(&self) -> Result<Child, Lost> {
         let child = Child::spawn(&self.program, self.identity, self.watchdog(), self.duty.as_ref().map(Duty::guard))
             .map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "proxy started");
+        Ok(child)
+    }
+
+    /// Hands a new proxy everything.
+    async fn introduce(&self, child: &Child) -> Result<(), Lost> {
         let (log_files, log_fds) = self.open_logs();
         let (listeners, mut fds) = self.sockets.now();
         let setup = Setup {
@@ -318,11 +341,9 @@ impl Supervisor {
             log_files,
         };
         let node = self.loaded.config.node.to_string();
-        let start = Start { node, setup, state: self.state.clone(), guarded: false };
+        let start = Start { node, setup, state: self.state.clone(), guarded: false, purpose: Purpose::Serve };
         fds.extend(log_fds.iter().map(AsFd::as_fd));
-        let sent = child.start(start, &fds).await;
-        self.proxy = Some(child);
-        sent
+        child.start(start, &fds).await
     }
 
     /// Opens all log files; those that cannot be opened are logged and left out, so that traffic goes on.
@@ -340,18 +361,15 @@ impl Supervisor {
     async fn on_signal(&mut self, request: Request) -> Flow {
         match request {
             Request::Stop => self.stop().await,
-            Request::ReopenLogs => {
-                info!("reopening logs");
-                let (files, fds) = self.open_logs();
-                let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
-                self.tell(ToProxy::ReopenLogs { files }, &fds).await
-            }
+            Request::ReopenLogs => self.reopen_logs().await,
             Request::Reload => {
                 let by = "SIGHUP".to_owned();
                 self.reload(Wanted { what: What::File, dry_run: false, confirm: None, by, reply: None }).await
             }
             Request::Upgrade => {
-                warn!("the program is read at start only: signal ignored");
+                if let Err(why) = self.upgrade(None) {
+                    error!(reason = why, "no upgrade");
+                }
                 ControlFlow::Continue(())
             }
         }
@@ -363,6 +381,7 @@ impl Supervisor {
             warn!("second request to stop: leaving at once");
             return self.stop_now().await;
         }
+        self.abandon_upgrade().await;
         let Some(duty) = self.duty.as_mut().filter(|duty| duty.is_running()) else { return self.drain().await };
         self.leaving = true;
         let event = duty.stop().await;
@@ -407,20 +426,20 @@ impl Supervisor {
                 }
                 error!(reason, "the proxy could not start");
             }
+            Ok(FromProxy::Drained) if self.stop_at.is_some() && !self.retired.is_empty() => self.drained = true,
             Ok(FromProxy::Drained) if self.stop_at.is_some() => {
                 info!("all connections are finished");
                 return ControlFlow::Break(Ok(()));
             }
             Ok(FromProxy::Drained) => warn!("the proxy says it has drained, unasked"),
             Ok(FromProxy::Quieted) => {
-                if let Some(duty) = &mut self.duty {
-                    let event = duty.quieted().await;
-                    return self.on_duty(event).await;
+                if let Some(pid) = self.proxy.as_ref().map(Child::pid) {
+                    return self.quieted(pid).await;
                 }
             }
             Ok(FromProxy::Aborted { token }) => {
-                if let Some(duty) = &mut self.duty {
-                    duty.aborted(token).await;
+                if let Some(pid) = self.proxy.as_ref().map(Child::pid) {
+                    self.aborted(pid, token).await;
                 }
             }
             // Of several the last answer counts: it is the one that is as long as the line.
@@ -460,9 +479,10 @@ impl Supervisor {
     async fn on_lost(&mut self, lost: Lost) -> Flow {
         let now = clock::now();
         self.unserved_since.get_or_insert(now);
-        let mut how = String::new();
+        let (mut how, mut gone) = (String::new(), None);
         if let Some(proxy) = self.proxy.take() {
             let pid = proxy.pid();
+            gone = Some(pid);
             if let Lost::Hung(verdict) = lost {
                 let location = proxy.location(verdict);
                 error!(pid, location, connections = proxy.connections, "proxy hung");
@@ -481,13 +501,38 @@ impl Supervisor {
         if !self.has_served {
             return ControlFlow::Break(Err(RunError::Proxy(lost)));
         }
-        let delay = self.backoff.died(now);
-        self.start_at = Some(Instant::now() + delay);
+        // Another one may be starting already.
+        if self.next.is_none() {
+            let delay = self.backoff.died(now);
+            self.start_at = Some(Instant::now() + delay);
+        }
+        if let Some(pid) = gone {
+            self.forget(pid).await?;
+        }
         self.overridden();
         Box::pin(self.reload_without_proxy()).await
     }
 
+    async fn on_next(&mut self, message: Result<FromProxy, Lost>) -> Flow {
+        match message {
+            Ok(FromProxy::Ready) => self.on_next_ready().await,
+            Ok(FromProxy::Event(Event::StartFailed { reason })) => {
+                error!(reason, "the proxy that was to take over could not start");
+                ControlFlow::Continue(())
+            }
+            // Its life as the proxy begins with Ready.
+            Ok(_) => ControlFlow::Continue(()),
+            Err(lost) => self.on_next_lost(lost).await,
+        }
+    }
+
     async fn on_start_due(&mut self) -> Flow {
+        if self.proxy.is_some() || self.foreign.is_some() {
+            return match self.start_next().await {
+                Ok(()) => ControlFlow::Continue(()),
+                Err(lost) => self.on_next_lost(lost).await,
+            };
+        }
         match self.start().await {
             Ok(()) => ControlFlow::Continue(()),
             Err(lost) => self.on_lost(lost).await,
@@ -512,6 +557,11 @@ impl Supervisor {
         self.sockets.sweep();
         if let Some(duty) = &mut self.duty {
             duty.check().await;
+        }
+        self.strays.reap();
+        self.check_retired().await?;
+        if let Err(lost) = self.next.as_mut().map_or(Ok(()), Child::check) {
+            return self.on_next_lost(lost).await;
         }
         match self.proxy.as_mut().map_or(Ok(()), Child::check) {
             Ok(()) => ControlFlow::Continue(()),

@@ -20,6 +20,7 @@ fn start(config: String) -> ToProxy {
         setup: Setup { config, overrides: Overrides::default(), listeners: Vec::new(), log_files: Vec::new() },
         state: None,
         guarded: false,
+        purpose: Purpose::Serve,
     })
 }
 

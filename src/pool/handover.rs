@@ -78,4 +78,18 @@ impl Pool {
             }
         }
     }
+
+    /// Adds what another process counted for the servers of this pool from its states `since` to `until`. A server that is
+    /// not in `since` had no counts then.
+    pub fn count(&self, since: &[ServerState], until: &[ServerState]) {
+        let of = |states: &[ServerState], server: &super::Server| {
+            let same = |s: &&ServerState| s.pool == server.pool && s.name == server.name && s.address == server.address;
+            states.iter().find(same).map_or((0, 0), |state| (state.requests, state.failures))
+        };
+        for server in self.servers() {
+            let ((requests, failures), (more_requests, more_failures)) = (of(since, server), of(until, server));
+            server.add_requests(more_requests.saturating_sub(requests));
+            server.health.passive.add_failures(more_failures.saturating_sub(failures));
+        }
+    }
 }

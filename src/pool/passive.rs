@@ -158,6 +158,11 @@ impl Passive {
         }
     }
 
+    /// Counts failures of another process, which are no reason to leave the server out here.
+    pub(super) fn add_failures(&self, failures: u64) {
+        self.failures.fetch_add(failures, Ordering::Relaxed);
+    }
+
     /// Takes over what another process has exported; times in the future become `now`.
     pub(super) fn import(&self, record: Record, now: Millis) {
         self.accessed.store(record.accessed.min(now.0), Ordering::Release);

@@ -323,9 +323,10 @@ impl Drop for Accepting {
     }
 }
 
-/// Accepts until the socket is another worker's, or it is left and its queue is empty.
+/// Accepts until the socket is another worker's or another process's, or it is left and its queue is empty.
 ///
-/// The socket stays open until then: closing a shard would reset what the kernel still queues on it.
+/// The socket stays open until then: closing a shard would reset what the kernel still queues on it, unless the supervisor
+/// or a successor holds it too.
 pub(super) async fn accept_loop(worker: Rc<Worker>, shard: Rc<Shard>) {
     let _accepting = Accepting::new(&worker.shared);
     accept_until_over(&worker, &shard).await;
@@ -346,7 +347,7 @@ async fn accept_until_over(worker: &Rc<Worker>, shard: &Shard) {
         let mut turned = std::pin::pin!(shard.turn.notified());
         turned.as_mut().enable();
         let standing = shard.standing.get();
-        if standing == Standing::Elsewhere {
+        if standing == Standing::Elsewhere || worker.retired() {
             return;
         }
         let draining = worker.draining() || standing == Standing::Closing;

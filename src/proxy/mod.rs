@@ -109,7 +109,9 @@ enum Command {
     BeQuiet(Part),
     Resume,
     /// There are to be fewer workers: ends with its last connection.
-    Retire,
+    Leave,
+    /// Another process takes over.
+    Retire(Part),
     Stop,
 }
 
@@ -123,7 +125,7 @@ pub struct Engine {
     sinks: Arc<Sinks>,
     workers: Vec<WorkerHandle>,
     /// Those that end with their last connection.
-    retired: Vec<WorkerHandle>,
+    leaving: Vec<WorkerHandle>,
     /// Workers that there ever were.
     born: usize,
     listeners: Vec<BoundListener>,
@@ -173,6 +175,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(snapshot.generation),
             draining: AtomicBool::new(false),
+            retired: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
             accepted: AtomicU64::new(0),
@@ -185,7 +188,7 @@ impl Engine {
             shared,
             sinks,
             workers: Vec::new(),
-            retired: Vec::new(),
+            leaving: Vec::new(),
             born: 0,
             listeners,
             counters: HashMap::new(),
@@ -244,7 +247,7 @@ impl Engine {
     fn staff(&mut self, ends_at: Millis) -> io::Result<()> {
         let config = Arc::clone(&self.snapshot().config);
         let count = config.global.workers.map_or_else(default_workers, |n| n.get() as usize);
-        self.retired.retain(|w| w.thread.as_ref().is_some_and(|thread| !thread.is_finished()));
+        self.leaving.retain(|w| w.thread.as_ref().is_some_and(|thread| !thread.is_finished()));
         let mut result = Ok(());
         while self.workers.len() < count && result.is_ok() {
             let spawned = WorkerHandle::spawn(self.born, &self.shared, &self.sinks);
@@ -281,15 +284,15 @@ impl Engine {
         for worker in left {
             let posts = Vec::new();
             let _ = worker.commands.send(Command::Serve(Posts { posts, all: Arc::clone(&all), ends_at }));
-            let _ = worker.commands.send(Command::Retire);
-            self.retired.push(worker);
+            let _ = worker.commands.send(Command::Leave);
+            self.leaving.push(worker);
         }
         result
     }
 
     /// All workers, also those that are about to end.
     fn everybody(&self) -> impl Iterator<Item = &WorkerHandle> {
-        self.workers.iter().chain(&self.retired)
+        self.workers.iter().chain(&self.leaving)
     }
 
     /// How far each worker has come.
@@ -325,6 +328,17 @@ impl Engine {
         }
     }
 
+    /// Leaves the listening sockets to another process at once, keeps no connection, and finishes the exchanges under way;
+    /// for good. A connection in use ends with its next answer, so that no request meets a closed one. [`Engine::drained`]
+    /// tells when none is left.
+    pub fn retire(&self) {
+        self.shared.retired.store(true, Ordering::Release);
+        let (_nobody_waits, part) = Done::new();
+        for w in &self.workers {
+            let _ = w.commands.send(Command::Retire(part.clone()));
+        }
+    }
+
     /// Resolves when draining has emptied the backlogs and no client connection is left.
     pub async fn drained(&self) {
         loop {
@@ -346,7 +360,7 @@ impl Engine {
         done
     }
 
-    /// Ends what [`Engine::quiet`] began.
+    /// Ends what [`Engine::quiet`] began, but for an engine that has retired.
     pub fn resume(&self) {
         for w in self.everybody() {
             let _ = w.commands.send(Command::Resume);
@@ -384,6 +398,14 @@ impl Engine {
         let snapshot = self.shared.snapshot.load();
         let states: Vec<ServerState> = snapshot.pools.iter().flat_map(|p| p.export()).collect();
         serde_json::to_value(states).unwrap_or_default()
+    }
+
+    /// Counts what another engine has counted from its state `since` to its state `until`.
+    pub fn count(&self, since: serde_json::Value, until: serde_json::Value) {
+        let states = serde_json::from_value::<Vec<ServerState>>;
+        if let (Ok(since), Ok(until)) = (states(since), states(until)) {
+            self.shared.snapshot.load().pools.iter().for_each(|pool| pool.count(&since, &until));
+        }
     }
 
     /// Names of servers resolved anew: pools are rebuilt, and what did not change stays.
@@ -425,7 +447,7 @@ impl Drop for Engine {
         for w in self.everybody() {
             let _ = w.commands.send(Command::Stop);
         }
-        for w in self.workers.iter_mut().chain(&mut self.retired) {
+        for w in self.workers.iter_mut().chain(&mut self.leaving) {
             if let Some(thread) = w.thread.take() {
                 let _ = thread.join();
             }
@@ -501,7 +523,7 @@ async fn run(
                     worker.shards.borrow().iter().for_each(|shard| shard.wake());
                     worker.wheel.wake_all();
                 }
-                Some(Command::Retire) => {
+                Some(Command::Leave) => {
                     retiring = true;
                     worker.clients.retire();
                     worker.wheel.wake_all();
@@ -510,7 +532,13 @@ async fn run(
                     worker.clients.become_quiet(worker.shared.accepted.load(Ordering::Relaxed), old_gone);
                     worker.wheel.wake_all();
                 }
+                Some(Command::Resume) if worker.retired() => {}
                 Some(Command::Resume) => worker.clients.resume(),
+                Some(Command::Retire(old_gone)) => {
+                    worker.shards.borrow().iter().for_each(|shard| shard.wake());
+                    worker.clients.become_quiet(worker.shared.accepted.load(Ordering::Relaxed), old_gone);
+                    worker.wheel.wake_all();
+                }
                 Some(Command::Stop) | None => break,
             }
         }

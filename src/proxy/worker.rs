@@ -38,6 +38,8 @@ pub(crate) struct Shared {
     pub(crate) generation: AtomicU64,
     /// No new connections; those there are end after what they do now.
     pub(crate) draining: AtomicBool,
+    /// Another process takes what is queued from the listening sockets.
+    pub(crate) retired: AtomicBool,
     /// Client connections open.
     pub(crate) connections: AtomicUsize,
     /// Listening sockets that connections are still taken from.
@@ -237,6 +239,11 @@ impl Worker {
     /// Whether the process is about to leave: nothing new is accepted, and idle connections end.
     pub(crate) fn draining(&self) -> bool {
         self.shared.draining.load(Ordering::Relaxed)
+    }
+
+    /// Whether another process has taken over: nothing new is accepted here, and connections end after what they do.
+    pub(crate) fn retired(&self) -> bool {
+        self.shared.retired.load(Ordering::Acquire)
     }
 }
 

@@ -1,7 +1,8 @@
-//! What the operating system offers beyond std: process identity and confinement, scheduling, sealed memory files, /proc,
+//! What the operating system offers beyond std: process identity and confinement, exec, scheduling, sealed memory files, /proc,
 //! watched descriptors, raw datagrams, packet sockets, rare socket options. The only place where `unsafe` may stand.
 
 pub mod datagram;
+pub mod exec;
 pub mod memfd;
 pub mod packet;
 pub mod process;

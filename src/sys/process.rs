@@ -2,9 +2,7 @@
 
 use std::ffi::CStr;
 use std::io;
-use std::os::fd::{BorrowedFd, RawFd};
 
-use rustix::io::FdFlags;
 use rustix::process::{DumpableBehavior, Pid, Resource, Rlimit, Signal};
 use rustix::thread::{CapabilitySet, CapabilitySets, Gid, Uid};
 
@@ -43,21 +41,6 @@ impl std::error::Error for ConfineError {}
 pub fn set_name(name: &CStr) {
     // Cosmetic: fails only under a filter that forbids the call.
     let _ = rustix::thread::set_name(name);
-}
-
-/// Keeps what a shell or a service manager left open beside standard input, output and error from the processes we
-/// start. To be called before the first thread starts.
-pub fn close_inherited_on_exec() {
-    // Without /proc nothing can be started from it either, and that says what is wrong.
-    let Ok(open) = std::fs::read_dir("/proc/self/fd") else { return };
-    let numbers = open.flatten().filter_map(|entry| entry.file_name().to_str()?.parse::<RawFd>().ok());
-    for number in numbers.filter(|&n| n > 2) {
-        #[expect(unsafe_code, reason = "a descriptor by its number is what /proc gives")]
-        // SAFETY: it is open: /proc just listed it, the only thread is here, and the directory itself stays open too.
-        let fd = unsafe { BorrowedFd::borrow_raw(number) };
-        // Nothing to do about one that refuses; it stays as it was.
-        let _ = rustix::io::fcntl_setfd(fd, FdFlags::CLOEXEC);
-    }
 }
 
 /// Gives the calling thread, and threads it starts, no more than `wanted` of the capabilities it has, and no new ones ever.

@@ -37,7 +37,7 @@ pub enum Note {
     Stop,
     /// The same without waiting for anybody.
     StopNow,
-    /// End the thread.
+    /// Tell a last status, then [`Report::Ended`], and end the thread; the addresses stay.
     End,
 }
 
@@ -85,6 +85,8 @@ pub enum Report {
     Remark(String),
     /// Everything, after a change, and several times a second: the thread lives.
     Status(Status),
+    /// After [`Note::End`]: nothing more comes from the wire, and nothing goes there.
+    Ended,
     /// After [`Note::Stop`]: no router takes part, and no address is left.
     Stopped,
 }
@@ -184,6 +186,38 @@ pub struct Status {
     pub routers: Vec<RouterStatus>,
     /// What was heard and is for none of them, by name; only those that happened.
     pub drops: Vec<(String, u64)>,
+}
+
+impl Status {
+    /// This, of a process that has replaced the one of `before` on purpose: its counts go on, and so does a state that it
+    /// was handed.
+    pub fn after(mut self, before: &Self) -> Self {
+        for router in &mut self.routers {
+            let Some(old) = before.routers.iter().find(|old| old.name == router.name) else { continue };
+            router.sent += old.sent;
+            router.received += old.received;
+            router.drops = sum(&old.drops, &router.drops);
+            let handed = matches!(router.why, Some(Why::Resumed | Why::Started) | None);
+            if handed && router.state == old.state {
+                router.why = old.why;
+                router.for_seconds += old.for_seconds;
+            }
+        }
+        self.drops = sum(&before.drops, &self.drops);
+        self
+    }
+}
+
+/// Both counts of every name.
+fn sum(before: &[(String, u64)], now: &[(String, u64)]) -> Vec<(String, u64)> {
+    let mut all = before.to_vec();
+    for (name, count) in now {
+        match all.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum += count,
+            None => all.push((name.clone(), *count)),
+        }
+    }
+    all
 }
 
 /// One virtual router, for `status` and for a successor of the process.

@@ -105,6 +105,9 @@ impl Speaker {
             self.wait(notes)?;
             for note in notes.take() {
                 if let Note::End = note {
+                    self.changed = true;
+                    self.report(clock::micros());
+                    self.say(Report::Ended);
                     return Ok(());
                 }
                 self.obey(note);

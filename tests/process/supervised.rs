@@ -9,7 +9,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use bascule::config::model::Overrides;
-use bascule::ipc::{self, Channel, FromProxy, Limits, ListenerSockets, ProxyChannel, Setup, Start, ToProxy};
+use bascule::ipc::{self, Channel, FromProxy, Limits, ListenerSockets, ProxyChannel, Purpose, Setup, Start, ToProxy};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
 use tokio::time::timeout;
@@ -57,6 +57,7 @@ impl Proxy {
             },
             state: None,
             guarded,
+            purpose: Purpose::Serve,
         };
         let mut channel: ProxyChannel = Channel::new(ours, Limits::OF_PROXY).unwrap();
         let fds = [read_end.as_fd(), listener.as_fd()];
@@ -174,6 +175,7 @@ async fn a_guard_that_is_missing_is_an_error() {
         },
         state: None,
         guarded: true,
+        purpose: Purpose::Serve,
     };
     channel.send(&ToProxy::Start(start), &[]).await.unwrap();
     let status = wait_for("its end", || proxy.0.try_wait().unwrap());

@@ -33,6 +33,7 @@ impl Duty {
 
     /// Begins to stop: [`DutyEvent::Stopped`] follows.
     pub(in crate::app) async fn stop(&mut self) -> DutyEvent {
+        self.abandon_succession().await;
         if self.child.is_none() {
             self.stop_without();
             return DutyEvent::None;
@@ -43,6 +44,7 @@ impl Duty {
 
     /// Lets go without waiting for anybody.
     pub(in crate::app) async fn stop_now(&mut self) {
+        self.abandon_succession().await;
         self.stage = Stage::Stopping { until: Instant::now() + HANDOVER_LIMIT };
         match self.child {
             Some(_) => self.tell(ToVrrp::StopNow).await,

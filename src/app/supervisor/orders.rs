@@ -9,9 +9,10 @@ use tracing::{info, warn};
 use super::reload::{Wanted, What};
 use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
-use crate::app::duty::{Due, Duty, DutyEvent, NO_TOKEN};
+use crate::app::duty::{Due, Duty, DutyEvent};
 use crate::config;
 use crate::ipc::ToProxy;
+use crate::net::clock;
 
 /// For addresses to be taken off without waiting for anybody.
 const AT_ONCE: Duration = Duration::from_secs(1);
@@ -60,6 +61,8 @@ impl Supervisor {
                     Err(why) => Err(why),
                 }
             }
+            Request::Upgrade { binary } => self.upgrade(binary),
+            Request::UpgradeOutcome { number } => self.upgrade_outcome(number),
         };
         // Who asked may have left.
         let _ = reply.send(answer);
@@ -105,7 +108,7 @@ impl Supervisor {
             Some(_) => "changed",
             None => "unreadable",
         };
-        json!({ "path": self.origin.path, "is": is })
+        json!({ "path": self.source.path, "is": is })
     }
 
     fn history(&self) -> Value {
@@ -121,6 +124,9 @@ impl Supervisor {
     async fn hand_over(&mut self, router: Option<&str>) -> Result<Flow, String> {
         if self.stop_at.is_some() || self.leaving {
             return Err("the instance stops".to_owned());
+        }
+        if self.upgrade.is_under_way() {
+            return Err("an upgrade is under way".to_owned());
         }
         let duty = self.duty.as_mut().ok_or_else(no_routers)?;
         let event = duty.hand_over(router).await?;
@@ -166,17 +172,8 @@ impl Supervisor {
     pub(super) async fn on_duty(&mut self, event: DutyEvent) -> Flow {
         match event {
             DutyEvent::None => ControlFlow::Continue(()),
-            DutyEvent::Quiet(on) => self.tell(ToProxy::Quiet { on }, &[]).await,
-            DutyEvent::Abort { addresses, token } => {
-                let ready = self.proxy.as_ref().is_some_and(|proxy| proxy.ready);
-                if !ready {
-                    if let (Some(duty), true) = (&mut self.duty, token != NO_TOKEN) {
-                        duty.aborted(token).await;
-                    }
-                    return ControlFlow::Continue(());
-                }
-                self.tell(ToProxy::Abort { addresses, token }, &[]).await
-            }
+            DutyEvent::Quiet(on) => self.quiet(on).await,
+            DutyEvent::Abort { addresses, token } => self.abort(addresses, token).await,
             DutyEvent::Stopped if self.leaving => {
                 self.leaving = false;
                 self.drain().await
@@ -212,7 +209,7 @@ impl Supervisor {
             "version": env!("CARGO_PKG_VERSION"),
             "node": &*self.loaded.config.node,
             "pid": std::process::id(),
-            "uptime_seconds": self.started.elapsed().as_secs(),
+            "uptime_seconds": clock::now().since(self.started) / 1000,
             "generation": self.generation,
             "file": self.file(),
             "unconfirmed_seconds": self.reload.unconfirmed_for(),
@@ -222,6 +219,11 @@ impl Supervisor {
                 "ready": proxy.is_some_and(|proxy| proxy.ready),
                 "connections": proxy.map_or(0, |proxy| proxy.connections),
             },
+            "retired": self
+                .retired
+                .list()
+                .map(|(pid, connections)| json!({ "pid": pid, "connections": connections }))
+                .collect::<Vec<_>>(),
             "vrrp": vrrp.unwrap_or_else(|| json!({ "routers": [] })),
         })
     }

@@ -30,7 +30,7 @@ use crate::sys::schedule;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
-pub(in crate::app) struct Origin {
+pub(in crate::app) struct Source {
     pub(in crate::app) path: PathBuf,
     pub(in crate::app) options: LoadOptions,
 }
@@ -133,6 +133,11 @@ impl Reload {
         }
     }
 
+    /// A configuration waits to be confirmed.
+    pub(super) fn is_unconfirmed(&self) -> bool {
+        self.unconfirmed.is_some()
+    }
+
     /// Nothing is under way, and nothing waits.
     pub(super) fn is_idle(&self) -> bool {
         matches!(self.stage, Stage::Idle)
@@ -166,7 +171,7 @@ impl Supervisor {
         let (tell, loaded) = oneshot::channel();
         let read: Box<dyn FnOnce() -> Result<Arc<Loaded>, String> + Send> = match &wanted.what {
             What::File => {
-                let Origin { path, options } = self.origin.clone();
+                let Source { path, options } = self.source.clone();
                 Box::new(move || config::load(&path, &options).map(Arc::new).map_err(|e| e.to_string()))
             }
             What::Generation(number) => {
@@ -295,6 +300,9 @@ impl Supervisor {
         check("[admin] socket", path(&a.admin.socket), path(&b.admin.socket));
         if !fixed.is_empty() {
             return Err(fixed.join("\n"));
+        }
+        if self.upgrade.is_under_way() {
+            return Err("an upgrade is under way; try again when it is done".to_owned());
         }
         if let Some(duty) = &self.duty {
             duty.may_change()?;

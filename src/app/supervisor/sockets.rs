@@ -52,6 +52,11 @@ impl Sockets {
         Ok(this)
     }
 
+    /// Those of the program before this one.
+    pub(in crate::app) fn adopt(bound: Vec<BoundListener>) -> Self {
+        Self { bound, left: Vec::new() }
+    }
+
     /// What is needed for `config`, and not there yet, is bound; nothing changes for anybody.
     ///
     /// # Errors

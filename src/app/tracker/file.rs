@@ -14,6 +14,7 @@ use tracing::{error, info, warn};
 
 use super::{Said, Teller, starts};
 use crate::config::model::Weight;
+use crate::sys::exec::{Signals, set_signals};
 use crate::vrrpd::report::Fitness;
 
 /// How often a file is read.
@@ -50,6 +51,8 @@ impl Reader {
     pub(super) fn start() -> Self {
         let (sender, requests) = mpsc::channel::<(PathBuf, oneshot::Sender<Content>)>();
         let serve = move || {
+            // They are the main thread's: it must know when none is on its way.
+            set_signals(Signals::Blocked);
             for (path, reply) in requests {
                 // Nobody waits for it when the tracker is gone.
                 let _ = reply.send(read(&path));

@@ -1,7 +1,7 @@
 //! The vrrp process as the supervisor sees it.
 
 use std::io;
-use std::os::fd::BorrowedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use tokio::time::timeout;
@@ -30,6 +30,18 @@ impl VrrpChild {
         let process = Spawned::start(program.command("bascule-vrrp", "vrrp-process", None), theirs, false)?;
         let channel = ToVrrpChannel::new(ours, Limits::OF_PROXY)?;
         Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
+    }
+
+    /// Takes over one that the program before us in this process started.
+    pub(in crate::app) fn adopt(pid: u32, channel: OwnedFd) -> io::Result<Self> {
+        let process = Spawned::adopt(pid)?;
+        let channel = ToVrrpChannel::new(channel, Limits::OF_PROXY)?;
+        Ok(Self { process, channel, watchdog: Watchdog::new(SILENCE, START_LIMIT, clock::now()) })
+    }
+
+    /// Our end of the channel.
+    pub(in crate::app) fn channel(&self) -> BorrowedFd<'_> {
+        self.channel.as_fd()
     }
 
     pub(in crate::app) fn pid(&self) -> u32 {

@@ -35,6 +35,8 @@ pub(in crate::app) enum ToVrrp {
         /// As there.
         token: u64,
     },
+    /// Another process is about to take over: keep the addresses, tell a last status, then [`FromVrrp::Retired`], and leave.
+    Retire,
     /// Leave. The end of the channel without it means that the supervisor died.
     End,
 }
@@ -57,6 +59,10 @@ pub(in crate::app) struct Start {
 /// What the vrrp process says.
 #[derive(Debug, Serialize, Deserialize)]
 pub(in crate::app) enum FromVrrp {
+    /// It runs, and waits for [`ToVrrp::Start`].
+    Here,
+    /// The answer to [`ToVrrp::Retire`]: nothing is sent or changed any more.
+    Retired,
     /// Everything, after a change and several times a second.
     Status(Status),
     /// How its urgent thread is scheduled.

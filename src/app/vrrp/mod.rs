@@ -91,6 +91,7 @@ pub(super) fn run() -> Result<(), VrrpError> {
     runtime.block_on(async {
         ignore_signals().map_err(VrrpError::Runtime)?;
         let mut channel = FromVrrpChannel::new(channel, Limits::OF_SUPERVISOR).map_err(VrrpError::Runtime)?;
+        channel.send(&FromVrrp::Here, &[]).await.map_err(VrrpError::Send)?;
         let first = channel.recv().await.map_err(VrrpError::Receive)?;
         let Some((ToVrrp::Start(start), descriptors)) = first else { return Err(VrrpError::NoStart) };
         Guardian::start(channel, start, descriptors).await?.run().await
@@ -186,6 +187,7 @@ impl Guardian {
                 },
                 report = self.reports.recv() => match report {
                     Some(Report::Stopped) if self.orphan.is_some() => return self.end(),
+                    Some(Report::Ended) => return self.retired().await,
                     Some(report) => self.tell(report).await,
                     None => return Err(VrrpError::Threads("its threads ended".to_owned())),
                 },
@@ -209,6 +211,7 @@ impl Guardian {
             ToVrrp::StopNow => self.speaker.send(Note::StopNow),
             ToVrrp::Finished => self.speaker.send(Note::Finished),
             ToVrrp::Aborted { token } => self.keeper.send(Order::Aborted(token)),
+            ToVrrp::Retire => self.speaker.send(Note::End),
             ToVrrp::Start(_) | ToVrrp::End => warn!("unexpected message from the supervisor"),
         }
     }
@@ -219,6 +222,13 @@ impl Guardian {
         self.orphan = Some(Instant::now() + GUARD_LIMIT);
         self.keeper.send(Order::Alone);
         self.speaker.send(Note::Stop);
+    }
+
+    /// A successor goes on with what the supervisor has heard until now. The keeper needs no word: what it has begun is done
+    /// or undone by the successor's, which compares the box with what should be.
+    async fn retired(self) -> Result<(), VrrpError> {
+        info!("another vrrp process takes over");
+        self.channel.send(&FromVrrp::Retired, &[]).await.map_err(VrrpError::Send)
     }
 
     /// The addresses are gone: so is the proxy now.
@@ -250,6 +260,7 @@ impl Guardian {
             Report::Left(addresses) => FromVrrp::Left { addresses },
             Report::Status(all) => FromVrrp::Status(all),
             Report::Stopped => FromVrrp::Stopped,
+            Report::Ended => FromVrrp::Retired,
         };
         if self.orphan.is_some() {
             return;

@@ -180,6 +180,12 @@ impl<C: Transport> Conn<C> {
                 }
                 Poll::Ready(_) => return Poll::Ready(None),
                 Poll::Pending if self.timer.poll_expired(cx).is_ready() => {
+                    // A request that comes at the last moment is answered.
+                    if stash.is_empty() && !first && self.has_arrived() {
+                        self.timer.set(worker.now().after(http.header_timeout));
+                        let _ = self.timer.poll_expired(cx);
+                        return Poll::Pending;
+                    }
                     // A client that never said a word is told nothing (as nginx); one in the middle of a head is.
                     return Poll::Ready(match stash.is_empty() {
                         true => None,
