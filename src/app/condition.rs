@@ -37,6 +37,12 @@ impl Condition {
         }
     }
 
+    /// There are other routers; `before` gives the number that one had.
+    pub(super) fn follow(&mut self, routers: &[Arc<VirtualRouter>], before: impl Fn(&VirtualRouter) -> Option<usize>) {
+        let known = |router: &Arc<VirtualRouter>| before(router).and_then(|i| self.tracked.get(i).cloned());
+        self.tracked = routers.iter().map(|router| known(router).unwrap_or_else(Fitness::good)).collect();
+    }
+
     /// When a proxy that is away is given up for `router`.
     pub(super) fn grace_over_at(&self, router: &VirtualRouter) -> Option<Instant> {
         self.away_since.map(|since| since + router.proxy_grace)

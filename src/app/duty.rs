@@ -11,6 +11,7 @@
 //!        │◀──────────── stopped, changed ──────┤
 //! ```
 
+mod change;
 mod handover;
 mod succession;
 
@@ -33,7 +34,6 @@ use crate::app::child::{Lost, Program, descriptors};
 use crate::app::condition::Condition;
 use crate::app::duty::succession::Succession;
 use crate::app::notifier::{Change, Notifier};
-use crate::app::supervisor::identity;
 use crate::app::tracker::Tracker;
 use crate::app::vrrp::NOTE;
 use crate::app::vrrp::child::VrrpChild;
@@ -78,6 +78,8 @@ pub(super) struct Duty {
     /// The proxy was told to be quiet.
     quiet: bool,
     succession: Succession,
+    /// What the routers are to be, while addresses are given away first or a process is on the way.
+    change: Option<change::Next>,
 }
 
 /// What was in the accept queues in the first round is accepted, and waited for, in the second.
@@ -166,16 +168,14 @@ impl Duty {
         if config.routers.is_empty() {
             return Ok(None);
         }
-        let doors = listeners.iter().filter(|l| config.is_reached_virtually(l.addr.ip())).flat_map(|l| &l.shards);
         let count = config.routers.len();
-        let runs = |r: &Arc<VirtualRouter>| !r.track_scripts.is_empty() || r.notify.is_some() || r.webhook.is_some();
-        let identity = config.routers.iter().any(runs).then(|| identity(&config.global.script_user)).flatten();
+        let identity = change::runner(config);
         Ok(Some(Self {
             routers: config.routers.clone(),
             config: loaded.effective.clone(),
             node: config.node.to_string(),
             run_dir: config.global.run_dir.clone(),
-            doors: doors.map(TcpListener::try_clone).collect::<io::Result<_>>()?,
+            doors: change::doors(config, listeners)?,
             guard: pipe_with(PipeFlags::CLOEXEC)?,
             child: None,
             backoff: Backoff::default(),
@@ -194,6 +194,7 @@ impl Duty {
             rounds: 0,
             quiet: false,
             succession: Succession::default(),
+            change: None,
         }))
     }
 
@@ -356,6 +357,7 @@ impl Duty {
     }
 
     async fn try_start(&mut self, program: &Program) -> Result<(), Lost> {
+        self.take_change();
         let child = VrrpChild::spawn(program).map_err(Lost::Unborn)?;
         debug!(pid = child.pid(), "vrrp started");
         self.introduce(child).await

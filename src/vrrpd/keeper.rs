@@ -113,6 +113,13 @@ impl Keeper {
             Self { netlink, monitor, groups, journal, links, addresses, seats, attended, tokens, speaker, reports };
         this.look().map_err(|e| e.to_string())?;
         this.clear_up();
+        for i in 0..this.seats.len() {
+            // The configuration may have others by now.
+            if this.seats[i].held && !this.missing(i).is_empty() {
+                this.put(i);
+            }
+        }
+        this.look().map_err(|e| e.to_string())?;
         this.compare();
         Ok(this)
     }
@@ -208,8 +215,12 @@ impl Keeper {
             }
             let Address { ip, prefix, ifindex, .. } = stale;
             match self.netlink.remove(ip, prefix, ifindex) {
-                Ok(_) => self.say(Report::Remark(format!("{ip}/{prefix} was left by a process that died: removed"))),
-                Err(e) => self.say(Report::Trouble(format!("{ip}/{prefix} was left by a process that died: {e}"))),
+                Ok(_) => {
+                    self.say(Report::Remark(format!("{ip}/{prefix} was left by a process before this one: removed")))
+                }
+                Err(e) => {
+                    self.say(Report::Trouble(format!("{ip}/{prefix} was left by a process before this one: {e}")))
+                }
             }
         }
     }
@@ -287,14 +298,7 @@ impl Keeper {
         if !seat.held || seat.leaving.is_some() || seat.retry_at.is_some() {
             return;
         }
-        // Without a link the kernel takes IPv6 addresses away itself, and the router lets go.
-        let is_missing = |address: &&VirtualAddress| {
-            self.link(&address.interface).is_some_and(|link| {
-                link.up && !self.addresses.iter().any(|a| a.ifindex == link.index && a.ip == address.ip)
-            })
-        };
-        let missing: Vec<String> =
-            seat.config.all_addresses().filter(is_missing).map(|address| address.ip.to_string()).collect();
+        let missing = self.missing(i);
         if missing.is_empty() {
             return;
         }
@@ -320,6 +324,17 @@ impl Keeper {
         if self.put(i) {
             self.speaker.send(Note::Restored(i));
         }
+    }
+
+    /// Addresses of a router that are not on the box. Without a link the kernel takes IPv6 addresses away itself, and the
+    /// router lets go: those are not meant.
+    fn missing(&self, i: usize) -> Vec<String> {
+        let is_missing = |address: &&VirtualAddress| {
+            self.link(&address.interface).is_some_and(|link| {
+                link.up && !self.addresses.iter().any(|a| a.ifindex == link.index && a.ip == address.ip)
+            })
+        };
+        self.seats[i].config.all_addresses().filter(is_missing).map(|address| address.ip.to_string()).collect()
     }
 
     fn acquire(&mut self, i: usize) {

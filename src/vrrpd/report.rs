@@ -11,6 +11,7 @@ use crate::vrrp::announce::Mac;
 use crate::vrrp::event::{Event, State, Why};
 use crate::vrrp::judge::Mismatch;
 use crate::vrrp::machine::Memory;
+use crate::vrrpd::handover::Doors;
 
 /// To the thread that speaks VRRP. Routers are numbered as in the configuration.
 #[derive(Debug)]
@@ -29,6 +30,8 @@ pub enum Note {
     Restored(usize),
     /// What the rest of the box says of the router.
     Fitness(usize, Fitness),
+    /// New connections come by these sockets from now on.
+    Doors(Doors),
     /// What was under way when peers took over has been answered.
     Finished,
     /// Hand over this router.

@@ -268,6 +268,8 @@ impl Speaker {
                     self.cluster.with(i, now, Machine::finished);
                 }
             }
+            // A handover under way goes on with those that it closed.
+            Note::Doors(doors) => self.doors = doors,
             Note::HandOver(i) => self.cluster.hand_over(i, now),
             Note::Stop | Note::StopNow => {
                 self.stopping = true;

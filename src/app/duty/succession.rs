@@ -199,6 +199,7 @@ impl Duty {
             foreign.process.reap().await;
         }
         self.mute_since.get_or_insert_with(Instant::now);
+        self.take_change();
         self.succession.before = self.status.clone();
         self.succession.resumed =
             self.status.routers.iter().map(|router| (Arc::clone(&router.name), router.state)).collect();
@@ -229,7 +230,17 @@ impl Duty {
     }
 
     async fn no_successor(&mut self, lost: &Lost) {
-        error!(reason = %lost, "no vrrp process of the new program");
+        error!(reason = %lost, "no new vrrp process");
+        if self.change.is_some() {
+            // As if the old one had died.
+            if let Some(old) = self.child.take() {
+                old.kill().await;
+            }
+            self.take_change();
+            self.mute_since.get_or_insert_with(Instant::now);
+            self.start_at = Some(Instant::now());
+            return;
+        }
         if let Some(mut foreign) = self.succession.foreign.take() {
             // It cannot be spoken to: another is tried until there is one.
             foreign.process.signal();

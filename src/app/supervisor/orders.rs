@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 use tokio::time::{Duration, timeout};
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use super::reload::{Wanted, What};
 use super::{Flow, Supervisor};
@@ -96,6 +96,27 @@ impl Supervisor {
 
     /// The virtual routers follow the configuration.
     pub(super) async fn duty_follows(&mut self) -> Flow {
+        let (loaded, bound) = (&self.loaded, self.sockets.bound());
+        if let Some(duty) = &mut self.duty {
+            if loaded.config.routers.is_empty() && duty.is_running() {
+                // It stays, for proxies watch its guard.
+                let event = duty.stop().await;
+                return self.on_duty(event).await;
+            }
+            let event = duty.follow(loaded, bound, &self.program).await.unwrap_or_else(|e| {
+                error!(error = %e, "handovers close the doors of before");
+                DutyEvent::None
+            });
+            return self.on_duty(event).await;
+        }
+        match Duty::new(loaded, bound, &self.program) {
+            Ok(duty) => self.duty = duty,
+            Err(e) => error!(error = %e, "the virtual routers cannot be started before a restart"),
+        }
+        let pid = self.proxy.as_ref().map(|proxy| proxy.pid());
+        if let (Some(duty), Some(pid)) = (&mut self.duty, pid) {
+            duty.proxy_ready(pid, &self.program).await;
+        }
         ControlFlow::Continue(())
     }
 
@@ -189,6 +210,9 @@ impl Supervisor {
                     let _ = reply.send(answer);
                 }
                 let event = self.duty.as_mut().map_or(DutyEvent::None, Duty::resume);
+                if let Some(duty) = &mut self.duty {
+                    duty.change_now(&self.program).await;
+                }
                 Box::pin(self.on_duty(event)).await
             }
         }

@@ -19,6 +19,8 @@ pub(in crate::app) enum ToVrrp {
     Fitness(Vec<Fitness>),
     /// Another proxy serves. Descriptor: its pidfd.
     Proxy,
+    /// Connections to virtual addresses come by other sockets from now on. Descriptors: the doors.
+    Doors,
     /// Give the addresses of a router to a peer.
     HandOver {
         /// Its number.

@@ -16,7 +16,7 @@ use std::time::Duration;
 use rustix::process::{Signal, pidfd_send_signal};
 use rustix::thread::CapabilitySet;
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 use tracing::{error, info, warn};
 
 use crate::app::at;
@@ -47,6 +47,9 @@ const LONGEST_RUN: Duration = Duration::from_secs(2);
 const NICE: i32 = -20;
 /// The guardian gives up waiting for a peer: the longest offer of version 3, and its margin.
 const GUARD_LIMIT: Duration = Duration::from_secs(45);
+
+/// From the moment a peer has taken over from an orphan until it is told to announce the addresses: for requests under way.
+const ORPHAN_SETTLES: Duration = Duration::from_millis(14);
 
 /// Why the process could not run, or had to end.
 #[derive(Debug)]
@@ -206,6 +209,10 @@ impl Guardian {
                 all.into_iter().enumerate().for_each(|(i, fitness)| self.speaker.send(Note::Fitness(i, fitness)));
             }
             ToVrrp::Proxy => self.proxy = descriptors.into_iter().next(),
+            ToVrrp::Doors => {
+                let doors: Vec<TcpListener> = descriptors.into_iter().map(TcpListener::from).collect();
+                self.speaker.send(Note::Doors(Doors(doors.into())));
+            }
             ToVrrp::HandOver { router } => self.speaker.send(Note::HandOver(router)),
             ToVrrp::Stop => self.speaker.send(Note::Stop),
             ToVrrp::StopNow => self.speaker.send(Note::StopNow),
@@ -256,6 +263,15 @@ impl Guardian {
             Report::Trouble(text) => return warn!("{text}"),
             Report::Remark(text) => return info!("{text}"),
             Report::Leaving { token, addresses } => FromVrrp::Leaving { token, addresses },
+            // Without a supervisor nobody tells when what is under way has been answered.
+            Report::Held if self.orphan.is_some() => {
+                let speaker = self.speaker.clone();
+                tokio::spawn(async move {
+                    sleep(ORPHAN_SETTLES).await;
+                    speaker.send(Note::Finished);
+                });
+                return;
+            }
             Report::Held => FromVrrp::Held,
             Report::Left(addresses) => FromVrrp::Left { addresses },
             Report::Status(all) => FromVrrp::Status(all),

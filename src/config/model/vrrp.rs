@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::vrrp::{Checksum, Family, Interval, Password, Priority, Version, Vrid};
 
 /// `[vrrp.NAME]`.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualRouter {
     /// The table's name.
     pub name: Arc<str>,
