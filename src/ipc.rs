@@ -105,8 +105,39 @@ pub enum ToProxy {
         /// Paths as in the configuration.
         files: Vec<PathBuf>,
     },
+    /// Say [`FromProxy::Answer`].
+    Ask {
+        /// Comes back with the answer.
+        token: u64,
+        /// What is to be answered.
+        question: Question,
+    },
     /// Write what is left of the logs and leave.
     Stop,
+}
+
+/// What only the proxy knows.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Question {
+    /// How listeners, pools and servers are.
+    Status,
+    /// Which exchanges failed last.
+    Errors,
+    /// Where this request would go.
+    Explain(Imagined),
+}
+
+/// A request that nobody has made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Imagined {
+    /// `http://host[:port]/path?query`, or `tcp://address:port`.
+    pub url: String,
+    /// Upper case as on the wire.
+    pub method: String,
+    /// Names and values.
+    pub headers: Vec<(String, String)>,
+    /// Whose request it is.
+    pub client: IpAddr,
 }
 
 /// All that a proxy needs to begin.
@@ -169,6 +200,13 @@ pub enum FromProxy {
         workers: Vec<Progress>,
         /// Client connections open.
         connections: u64,
+    },
+    /// The answer to [`ToProxy::Ask`].
+    Answer {
+        /// As in the question.
+        token: u64,
+        /// For whoever asked; opaque to the supervisor.
+        answer: Box<RawValue>,
     },
     /// All is ready for [`ToProxy::Commit`].
     Prepared {

@@ -36,6 +36,7 @@
 //! # Invariants
 //!
 //! - Nothing on the request path takes a lock, allocates per header field, or wakes another thread. Workers share atomics only.
+//!   An exchange that failed is kept for `bascule errors` under a lock that is tried, never waited for.
 //! - Live state of a server (in flight, failures, verdict of its checks) outlives every snapshot; it is keyed by pool, name and address.
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
 //! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.

@@ -4,6 +4,8 @@
 mod checks;
 #[path = "process/reload.rs"]
 mod reload;
+#[path = "process/status.rs"]
+mod status;
 #[path = "process/supervised.rs"]
 mod supervised;
 mod support;

@@ -21,6 +21,7 @@ mod vrrp {
     mod interop;
     mod mismatches;
     mod partitions;
+    mod reload;
     mod wire;
 }
 

@@ -1,9 +1,10 @@
-//! The admin socket: one request a connection, a line of JSON each way. The supervisor answers at once.
+//! The admin socket: one request a connection, a line of JSON each way. The supervisor answers at once, or as soon as the
+//! proxy does, for which it does not wait long.
 
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,12 +17,21 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
+use crate::app::peers::Admitted;
+use crate::config::model;
+use crate::ipc::Imagined;
+use crate::sys::user;
+
 /// What can be asked.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Request {
     /// How everything is.
     Status,
+    /// Which exchanges failed last.
+    Errors,
+    /// Where a request would go.
+    Explain(Imagined),
     /// End; `now`: without handing over and without draining.
     Stop { now: bool },
     /// Give the addresses of one virtual router, or of all, to a peer.
@@ -59,6 +69,23 @@ pub(super) enum ServerOrder {
     Weight(Option<u32>),
 }
 
+impl Request {
+    /// Whether it does more than ask.
+    pub(super) fn changes_something(&self) -> bool {
+        match self {
+            Self::Status | Self::Errors | Self::Explain(_) | Self::History | Self::UpgradeOutcome { .. } => false,
+            Self::Reload { dry_run, .. } => !dry_run,
+            Self::Stop { .. }
+            | Self::HandOver { .. }
+            | Self::Maintenance { .. }
+            | Self::Confirm
+            | Self::Rollback { .. }
+            | Self::Server { .. }
+            | Self::Upgrade { .. } => true,
+        }
+    }
+}
+
 /// The answer: something to show, or what is wrong.
 pub(super) type Answer = Result<serde_json::Value, String>;
 
@@ -66,7 +93,7 @@ pub(super) type Answer = Result<serde_json::Value, String>;
 #[derive(Debug)]
 pub(super) struct Asked {
     pub(super) request: Request,
-    /// Who asks.
+    /// Who asks: `alice (uid 1000)`.
     pub(super) user: String,
     pub(super) reply: oneshot::Sender<Answer>,
 }
@@ -78,6 +105,7 @@ pub(super) struct Admin {
     asked: mpsc::Receiver<Asked>,
     ask: mpsc::Sender<Asked>,
     listener: Arc<UnixListener>,
+    admitted: Admitted,
     /// Accepts, unless paused.
     accepting: Option<JoinHandle<()>>,
     /// Held by every connection.
@@ -86,15 +114,35 @@ pub(super) struct Admin {
 
 /// The socket cannot be made.
 #[derive(Debug)]
-pub(super) struct AdminError {
-    path: PathBuf,
-    source: io::Error,
+pub(super) enum AdminError {
+    /// It cannot be bound, or not be given its mode.
+    Socket(PathBuf, io::Error),
+    /// There is no such group.
+    NoGroup(String),
+    /// The socket cannot be given to the group.
+    Group(PathBuf, String, io::Error),
 }
 
 impl fmt::Display for AdminError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let path = self.path.display();
-        match self.source.kind() {
+        let (path, source) = match self {
+            Self::NoGroup(group) => {
+                return write!(
+                    f,
+                    "[admin] group: there is no group {group:?} in /etc/group; create it, or name another"
+                );
+            }
+            Self::Group(path, group, source) => {
+                let path = path.display();
+                return write!(
+                    f,
+                    "admin socket {path}: cannot be given to group {group:?}: {source}; make its user a member \
+                     (systemd: SupplementaryGroups={group})"
+                );
+            }
+            Self::Socket(path, source) => (path.display(), source),
+        };
+        match source.kind() {
             io::ErrorKind::AddrInUse => {
                 write!(
                     f,
@@ -104,39 +152,48 @@ impl fmt::Display for AdminError {
             io::ErrorKind::AlreadyExists => {
                 write!(f, "admin socket {path}: there is a file that is no socket; remove it")
             }
-            _ => write!(f, "admin socket {path}: {}", self.source),
+            _ => write!(f, "admin socket {path}: {source}"),
         }
     }
 }
 
 /// Requests that wait for the supervisor; more wait in their sockets.
 const QUEUE: usize = 16;
-/// A request is a short line.
-const LONGEST: u64 = 4096;
+/// A request is a line; one to be explained may have many headers.
+const LONGEST: u64 = 64 << 10;
 /// For a client to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(5);
 
 impl Admin {
     /// Listens at `path`; a socket that nobody answers at any more is replaced. To be called in a runtime, under the lock
     /// of the instance.
-    pub(super) fn open(path: &Path) -> Result<Self, AdminError> {
-        let failed = |source| AdminError { path: path.to_owned(), source };
+    pub(super) fn open(config: &model::Admin) -> Result<Self, AdminError> {
+        let path = &config.socket;
+        let failed = |source| AdminError::Socket(path.clone(), source);
+        let group = group_of(config)?;
         clear(path).map_err(failed)?;
         let listener = UnixListener::bind(path).map_err(failed)?;
-        std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o660)).map_err(failed)?;
-        Ok(Self::new(path, listener))
+        if let (Some(name), Some(_)) = (&config.group, group) {
+            chown(path, None, group).map_err(|source| AdminError::Group(path.clone(), name.clone(), source))?;
+        }
+        // Nobody of the group that happens to be ours, unless it is named.
+        let mode = if group.is_some() { 0o660 } else { 0o600 };
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).map_err(failed)?;
+        Ok(Self::new(path, listener, Admitted { group }))
     }
 
     /// Goes on listening where the program before us in this process did. To be called in a runtime.
-    pub(super) fn adopt(path: &Path, listening: OwnedFd) -> Result<Self, AdminError> {
+    pub(super) fn adopt(config: &model::Admin, listening: OwnedFd) -> Result<Self, AdminError> {
+        let path = &config.socket;
         let listener = UnixListener::from_std(listening.into());
-        Ok(Self::new(path, listener.map_err(|source| AdminError { path: path.to_owned(), source })?))
+        let listener = listener.map_err(|source| AdminError::Socket(path.clone(), source))?;
+        Ok(Self::new(path, listener, Admitted { group: group_of(config)? }))
     }
 
-    fn new(path: &Path, listener: UnixListener) -> Self {
+    fn new(path: &Path, listener: UnixListener, admitted: Admitted) -> Self {
         let (ask, asked) = mpsc::channel(QUEUE);
         let (listener, open) = (Arc::new(listener), Arc::default());
-        let mut this = Self { path: path.to_owned(), asked, ask, listener, accepting: None, open };
+        let mut this = Self { path: path.to_owned(), asked, ask, listener, admitted, accepting: None, open };
         this.resume();
         this
     }
@@ -151,7 +208,7 @@ impl Admin {
     /// Ends [`Self::pause`].
     pub(super) fn resume(&mut self) {
         if self.accepting.is_none() {
-            let task = listen(Arc::clone(&self.listener), self.ask.clone(), Arc::clone(&self.open));
+            let task = listen(Arc::clone(&self.listener), self.admitted, self.ask.clone(), Arc::clone(&self.open));
             self.accepting = Some(tokio::spawn(task));
         }
     }
@@ -181,6 +238,12 @@ impl Drop for Admin {
     }
 }
 
+/// The group that may ask.
+fn group_of(config: &model::Admin) -> Result<Option<u32>, AdminError> {
+    let id = |name: &String| user::group(name).ok_or_else(|| AdminError::NoGroup(name.clone()));
+    config.group.as_ref().map(id).transpose()
+}
+
 /// Removes what an instance that died left behind.
 fn clear(path: &Path) -> io::Result<()> {
     let kind = match std::fs::symlink_metadata(path) {
@@ -197,13 +260,13 @@ fn clear(path: &Path) -> io::Result<()> {
     }
 }
 
-async fn listen(listener: Arc<UnixListener>, ask: mpsc::Sender<Asked>, open: Arc<()>) {
+async fn listen(listener: Arc<UnixListener>, admitted: Admitted, ask: mpsc::Sender<Asked>, open: Arc<()>) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 let (ask, open) = (ask.clone(), Arc::clone(&open));
                 tokio::spawn(async move {
-                    serve(stream, ask).await;
+                    serve(stream, admitted, ask).await;
                     drop(open);
                 });
             }
@@ -215,12 +278,18 @@ async fn listen(listener: Arc<UnixListener>, ask: mpsc::Sender<Asked>, open: Arc
     }
 }
 
-async fn serve(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
-    let answer = match request(&mut stream).await {
-        Ok(request) => {
-            debug!(?request, "admin request");
+async fn serve(mut stream: UnixStream, admitted: Admitted, ask: mpsc::Sender<Asked>) {
+    // Read first: an answer to somebody who still writes would be lost.
+    let request = request(&mut stream).await;
+    let admitted = admitted.check(&stream);
+    if let Err(refusal) = &admitted {
+        warn!(%refusal, "admin socket");
+    }
+    let answer = match admitted.and_then(|peer| Ok((peer, request?))) {
+        Ok((peer, request)) => {
+            let user = peer.to_string();
+            debug!(?request, user, "admin request");
             let (reply, answer) = oneshot::channel();
-            let user = "the command line".to_owned();
             match ask.send(Asked { request, user, reply }).await {
                 Ok(()) => answer.await.unwrap_or_else(|_| Err("the instance ends".to_owned())),
                 Err(_) => Err("the instance ends".to_owned()),
@@ -234,8 +303,7 @@ async fn serve(mut stream: UnixStream, ask: mpsc::Sender<Asked>) {
     let _ = stream.write_all(&line).await;
 }
 
-/// Reads one request of somebody who may ask: root, or whom this process runs as, or the group that the socket's mode lets
-/// in.
+/// Reads one request.
 async fn request(stream: &mut UnixStream) -> Result<Request, String> {
     let mut line = String::new();
     let mut reader = BufReader::new(stream.take(LONGEST));

@@ -292,6 +292,11 @@ impl Child {
         tell(&self.channel, message, descriptors).await
     }
 
+    /// Sends a message if it can be sent without waiting.
+    pub(super) fn offer(&self, message: &ToProxy) -> io::Result<()> {
+        self.channel.try_send(message)
+    }
+
     /// Lets it write its logs and leave for `limit`, then ends it.
     pub(super) async fn stop(mut self, limit: Duration) {
         if self.channel.try_send(&ToProxy::Stop).is_ok() {

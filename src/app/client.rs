@@ -1,12 +1,10 @@
 //! The command line's side of the admin socket.
 
-use std::fmt::Write as _;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, ErrorKind, Write};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use jiff::tz::TimeZone;
 use serde_json::Value;
 
 use crate::app::admin::{Answer, Request};
@@ -17,14 +15,32 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Between two looks at an upgrade.
 const OUTCOME_EVERY: Duration = Duration::from_millis(50);
 
+/// A connection to the instance behind `socket`.
+fn connect(socket: &Path) -> Result<UnixStream, String> {
+    UnixStream::connect(socket).map_err(|e| {
+        let what = match e.kind() {
+            ErrorKind::PermissionDenied => {
+                "only root, the user that runs bascule, and members of [admin] group may use"
+            }
+            _ => "no instance answers at",
+        };
+        format!("{what} {}: {e}; `-c FILE` or `--socket PATH` says which one is meant", socket.display())
+    })
+}
+
+/// Whether nobody answers at `socket`, because no instance runs.
+pub(super) fn is_alone(socket: &Path) -> bool {
+    let failed = UnixStream::connect(socket).err().map(|e| e.kind());
+    matches!(failed, Some(ErrorKind::NotFound | ErrorKind::ConnectionRefused))
+}
+
 /// Asks the instance behind `socket`.
 ///
 /// # Errors
 /// What is wrong, for the operator.
 pub(super) fn ask(socket: &Path, request: &Request) -> Answer {
     let failed = |what: &str, e: std::io::Error| format!("{what} {}: {e}", socket.display());
-    let stream = UnixStream::connect(socket)
-        .map_err(|e| failed("no instance answers at", e) + "; `-c FILE` or `--socket PATH` says which one is meant")?;
+    let stream = connect(socket)?;
     stream.set_read_timeout(Some(PATIENCE)).map_err(|e| failed("cannot use", e))?;
     let mut line = serde_json::to_string(request).map_err(|e| e.to_string())?;
     line.push('\n');
@@ -32,50 +48,6 @@ pub(super) fn ask(socket: &Path, request: &Request) -> Answer {
     let mut answer = String::new();
     BufReader::new(&stream).read_line(&mut answer).map_err(|e| failed("no answer from", e))?;
     serde_json::from_str::<Answer>(&answer).map_err(|_| format!("no answer from {}", socket.display()))?
-}
-
-/// What `reload` and `rollback` have changed, for people.
-pub(super) fn describe_reload(answer: &Value) -> String {
-    let lines = |key: &str| answer[key].as_array().into_iter().flatten().filter_map(Value::as_str);
-    let changes: Vec<&str> = lines("changes").collect();
-    let (generation, is_dry) = (&answer["generation"], answer["dry_run"] == true);
-    let mut out = String::new();
-    if let Some(warnings) = answer["warnings"].as_str() {
-        out.push_str(warnings);
-    }
-    let first = match (changes.is_empty(), is_dry) {
-        (true, _) => format!("nothing to change: generation {generation} runs as the file says"),
-        (false, true) => format!("would change, and has not changed: generation {generation} goes on"),
-        (false, false) => format!("generation {generation} is in force"),
-    };
-    let _ = writeln!(out, "{first}");
-    for change in changes {
-        let _ = writeln!(out, "  {change}");
-    }
-    if let Some(trouble) = answer["trouble"].as_str() {
-        let _ = writeln!(out, "but: {trouble}");
-    }
-    if let Some(seconds) = answer["unconfirmed_seconds"].as_u64() {
-        let _ = writeln!(out, "it goes back in {seconds} s unless `bascule confirm` comes");
-    }
-    out
-}
-
-/// The last generations, for people.
-pub(super) fn describe_history(history: &Value) -> String {
-    let mut out = String::new();
-    for generation in history["generations"].as_array().into_iter().flatten() {
-        let at = generation["at"].as_i64().and_then(|at| jiff::Timestamp::from_second(at).ok());
-        let at = at.map_or_else(|| "?".to_owned(), |at| at.to_zoned(TimeZone::system()).strftime("%F %T").to_string());
-        let mark = if generation["number"] == history["running"] { "*" } else { " " };
-        let text = |key: &str| generation[key].as_str().unwrap_or("?").to_owned();
-        let number = generation["number"].as_u64().unwrap_or_default();
-        let _ = writeln!(out, "{mark} {number:>6}  {at}  {} by {}", text("how"), text("by"));
-    }
-    if out.is_empty() {
-        out.push_str("no generation is kept: state_dir cannot be used, see the log\n");
-    }
-    out
 }
 
 /// Between two looks at a server that drains.
@@ -124,78 +96,4 @@ pub(super) fn upgrade(socket: &Path, binary: Option<PathBuf>) -> Result<String, 
             _ => std::thread::sleep(OUTCOME_EVERY),
         }
     }
-}
-
-/// `status` for people.
-pub(super) fn describe(status: &Value) -> String {
-    let mut out = String::new();
-    let text = |v: &Value| v.as_str().unwrap_or("?").to_owned();
-    let routers = status["vrrp"]["routers"].as_array().cloned().unwrap_or_default();
-    let active = routers.iter().filter(|r| r["state"] == "active").count();
-    let serves = status["proxy"]["ready"] == true;
-    let health = if serves { "serves" } else { "DOES NOT SERVE" };
-    let holds = match (active, routers.len()) {
-        (_, 0) => "no virtual routers".to_owned(),
-        (0, n) => format!("holds none of {n} virtual routers"),
-        (a, n) if a == n => format!("holds all of {n} virtual routers"),
-        (a, n) => format!("holds {a} of {n} virtual routers"),
-    };
-    let maintenance = if status["vrrp"]["maintenance"] == true { ", in maintenance" } else { "" };
-    let _ = writeln!(out, "{} {health}, {holds}{maintenance}", text(&status["node"]));
-    let proxy = &status["proxy"];
-    let _ = writeln!(
-        out,
-        "bascule {}, pid {}, up {} s; proxy pid {}, {} client connections",
-        text(&status["version"]),
-        status["pid"],
-        status["uptime_seconds"],
-        proxy["pid"],
-        proxy["connections"]
-    );
-    for retired in status["retired"].as_array().into_iter().flatten() {
-        let (pid, connections) = (&retired["pid"], &retired["connections"]);
-        let _ = writeln!(out, "replaced proxy pid {pid} finishes {connections} client connections");
-    }
-    if !routers.is_empty() {
-        let _ = writeln!(out, "vrrp pid {}, {}", status["vrrp"]["pid"], text(&status["vrrp"]["scheduling"]));
-    }
-    for r in &routers {
-        let state = if r["state"] == "active" { "active (master)".to_owned() } else { text(&r["state"]) };
-        let leaving = if r["leaving"] == true { ", leaving" } else { "" };
-        let _ = writeln!(
-            out,
-            "\n{} on {}: {state}{leaving} for {} s ({}), priority {} of {}, vrid {}, version {}",
-            text(&r["name"]),
-            text(&r["interface"]),
-            r["for_seconds"],
-            text(&r["why"]),
-            r["priority"],
-            r["configured_priority"],
-            r["virtual_router_id"],
-            r["version"]
-        );
-        let list = |v: &Value| v.as_array().into_iter().flatten().map(text).collect::<Vec<_>>().join(", ");
-        let _ = writeln!(out, "  addresses: {}", list(&r["addresses"]));
-        if r["against"].as_array().is_some_and(|a| !a.is_empty()) {
-            let _ = writeln!(out, "  against this box: {}", list(&r["against"]));
-        }
-        for peer in r["peers"].as_array().into_iter().flatten() {
-            let agrees = if peer["agrees"] == true { "" } else { ", CONFIGURED OTHERWISE" };
-            let _ = writeln!(
-                out,
-                "  heard: {} with priority {}, {} ms ago{agrees}",
-                text(&peer["address"]),
-                peer["priority"],
-                peer["heard_ms_ago"]
-            );
-        }
-        let _ = writeln!(out, "  adverts: {} sent, {} of peers", r["sent"], r["received"]);
-        for drop in r["drops"].as_array().into_iter().flatten() {
-            let _ = writeln!(out, "  not as it should be: {} {}", drop[1], text(&drop[0]));
-        }
-    }
-    for drop in status["vrrp"]["drops"].as_array().into_iter().flatten() {
-        let _ = writeln!(out, "\nheard, and for none of them: {} {}", drop[1], text(&drop[0]));
-    }
-    out
 }

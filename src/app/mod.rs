@@ -11,18 +11,24 @@
 //! Exit codes: 0 done, 64 wrong usage, 78 bad configuration, 1 anything else.
 
 mod admin;
+mod answers;
+mod asks;
 mod backoff;
 mod child;
 mod client;
+mod completion;
 mod condition;
 mod demo;
+mod describe;
 mod duty;
 mod effects;
+mod explain;
 mod history;
 mod listen;
 mod lock;
 mod logs;
 mod notifier;
+mod peers;
 mod proxy;
 mod runner;
 mod supervisor;
@@ -145,6 +151,33 @@ enum Command {
         /// As JSON
         #[arg(long)]
         json: bool,
+        /// Again every second, until Ctrl-C
+        #[arg(long)]
+        watch: bool,
+    },
+    /// Show the exchanges that failed last, and what to do about it
+    Errors {
+        #[command(flatten)]
+        instance: Instance,
+        /// As JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Say where a request would go and why, without sending it
+    Explain(explain::Arguments),
+    /// Print the completion script of a shell
+    Completions {
+        /// Which
+        #[arg(value_enum)]
+        shell: completion::Shell,
+    },
+    /// Names for completion: of the running instance, one a line
+    #[command(hide = true)]
+    Names {
+        #[command(flatten)]
+        instance: Instance,
+        #[arg(value_enum)]
+        kind: completion::Kind,
     },
     /// Virtual addresses
     #[command(subcommand)]
@@ -337,7 +370,7 @@ pub fn commands() -> Vec<(String, String)> {
     rows
 }
 
-#[derive(Debug, Args)]
+#[derive(Debug, Clone, Args)]
 struct File {
     /// Configuration file
     #[arg(short = 'c', long = "config", value_name = "FILE", default_value = "/etc/bascule/bascule.toml")]
@@ -388,22 +421,34 @@ pub fn main() -> ExitCode {
         }
         Command::Stop { instance, now } => tell(instance, &Request::Stop { now }),
         Command::Reload { instance, dry_run, confirm } => {
-            ask(instance, &Request::Reload { dry_run, confirm_ms: confirm.map(millis) }, client::describe_reload)
+            ask(instance, &Request::Reload { dry_run, confirm_ms: confirm.map(millis) }, describe::reload)
         }
         Command::Confirm(instance) => tell(instance, &Request::Confirm),
-        Command::History { instance, json } => ask(instance, &Request::History, |history| {
-            if json { format!("{history:#}\n") } else { client::describe_history(history) }
-        }),
+        Command::History { instance, json } => {
+            ask(
+                instance,
+                &Request::History,
+                |history| {
+                    if json { format!("{history:#}\n") } else { describe::history(history) }
+                },
+            )
+        }
         Command::Rollback { instance, confirm, generation } => {
             let request = Request::Rollback { to: generation, confirm_ms: confirm.map(millis) };
-            ask(instance, &request, client::describe_reload)
+            ask(instance, &request, describe::reload)
         }
         Command::Server(command) => command.run(),
         Command::Upgrade { instance, binary } => match instance.socket() {
             Ok(socket) => show(client::upgrade(&socket, binary)),
             Err(diagnostics) => bad_config(&diagnostics),
         },
-        Command::Status { instance, json } => status(instance, json),
+        Command::Status { instance, json, watch } => status(instance, json, watch),
+        Command::Errors { instance, json } => {
+            ask(instance, &Request::Errors, |answer| shown(answer, json, describe::errors))
+        }
+        Command::Explain(arguments) => explain::run(arguments),
+        Command::Completions { shell } => print(&completion::script(shell)),
+        Command::Names { instance, kind } => print(&completion::names(instance, kind)),
         Command::Vrrp(VrrpCommand::Handover { instance, router }) => tell(instance, &Request::HandOver { router }),
         Command::Vrrp(VrrpCommand::Maintenance { instance, switch }) => {
             tell(instance, &Request::Maintenance { on: switch == Switch::On })
@@ -509,8 +554,33 @@ fn tell(instance: Instance, request: &Request) -> ExitCode {
     })
 }
 
-fn status(instance: Instance, json: bool) -> ExitCode {
-    ask(instance, &Request::Status, |status| if json { format!("{status:#}\n") } else { client::describe(status) })
+/// An answer as JSON, or as `words` make of it.
+fn shown(answer: &Value, json: bool, words: impl FnOnce(&Value) -> String) -> String {
+    if json { format!("{answer:#}\n") } else { words(answer) }
+}
+
+/// Between two pictures of `status --watch`.
+const WATCH: Duration = Duration::from_secs(1);
+
+fn status(instance: Instance, json: bool, watch: bool) -> ExitCode {
+    let socket = match instance.socket() {
+        Ok(socket) => socket,
+        Err(diagnostics) => return bad_config(&diagnostics),
+    };
+    let picture = || client::ask(&socket, &Request::Status).map(|answer| shown(&answer, json, describe::status));
+    if !watch {
+        return show(picture());
+    }
+    loop {
+        // An instance that restarts is waited for.
+        let text = picture().unwrap_or_else(|error| format!("{error}\n"));
+        // Home, the text, and nothing of what was below it: without the flicker of an empty screen.
+        let clear = if json { "" } else { "\x1b[H\x1b[2J" };
+        if std::io::stdout().write_all(format!("{clear}{text}").as_bytes()).is_err() {
+            return ExitCode::SUCCESS;
+        }
+        std::thread::sleep(WATCH);
+    }
 }
 
 /// Longer than any usual interval.

@@ -26,6 +26,7 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tracing::{debug, error, warn};
 
+use crate::app::answers::Answers;
 use crate::app::at;
 use crate::app::proxy::names::Names;
 use crate::app::proxy::reload::{Apply, Reload};
@@ -155,6 +156,7 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         aborted,
         aborts,
         pools: None,
+        answers: Answers::new(),
     };
     runtime.block_on(control.run())
 }
@@ -198,6 +200,7 @@ async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedF
             | ToProxy::Quiet { .. }
             | ToProxy::Abort { .. }
             | ToProxy::ReopenLogs { .. }
+            | ToProxy::Ask { .. }
             | ToProxy::Stop,
             _,
         ))
@@ -314,6 +317,8 @@ struct Control<'a> {
     aborts: mpsc::UnboundedReceiver<u64>,
     /// What was last said of the pools.
     pools: Option<Vec<PoolHealth>>,
+    /// For the operator.
+    answers: Answers,
 }
 
 impl Control<'_> {
@@ -343,7 +348,10 @@ impl Control<'_> {
                 () = at(self.death_at) => self.on_death_due(),
                 () = released(self.guard.as_ref()) => std::process::exit(1),
                 _ = heartbeat.tick() => self.heartbeat(),
-                _ = state.tick() => self.report_state(),
+                _ = state.tick() => {
+                    self.report_state();
+                    self.answers.look(self.engine);
+                }
                 _ = pools.tick(), if tracking => self.report_pools(),
                 () = self.turned.notified() => {
                     if tracking {
@@ -435,6 +443,11 @@ impl Control<'_> {
                 });
             }
             ToProxy::ReopenLogs { files } => self.engine.reopen_logs(files.into_iter().zip(descriptors).collect()),
+            ToProxy::Ask { token, question } => {
+                if let Some(answer) = self.answers.answer(self.engine, &question) {
+                    self.offer(&FromProxy::Answer { token, answer });
+                }
+            }
             ToProxy::Start(_) | ToProxy::Commit { .. } | ToProxy::Override { .. } | ToProxy::Stop => {
                 warn!("unexpected message from the supervisor");
             }

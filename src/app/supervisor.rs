@@ -35,6 +35,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
 use crate::app::admin::{Admin, AdminError, Answer};
+use crate::app::asks::Asks;
 use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Lost, Program};
@@ -142,6 +143,8 @@ struct Supervisor {
     leaving: bool,
     duty: Option<Duty>,
     admin: Admin,
+    /// Who waits for the proxy's answers.
+    asks: Asks,
     /// Who waits for the end of a handover.
     handover: Option<oneshot::Sender<Answer>>,
     /// When the instance began, whatever program it was then.
@@ -190,9 +193,10 @@ pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Res
         let duty = Duty::new(&loaded, sockets.bound(), &program).map_err(RunError::System)?;
         let mut supervisor = Supervisor {
             identity: identity(&loaded.config.global.user),
-            admin: Admin::open(&loaded.config.admin.socket).map_err(RunError::Admin)?,
+            admin: Admin::open(&loaded.config.admin).map_err(RunError::Admin)?,
             source,
             generation: 0,
+            asks: Asks::new(),
             level,
             history: history.ok(),
             overrides: standing.overrides(&loaded.config),
@@ -277,6 +281,10 @@ impl Supervisor {
                 () = at(self.stop_at) => self.on_stop_limit(),
                 () = at(self.start_at) => self.on_start_due().await,
                 due = next_duty(&mut self.duty) => self.on_due(due).await,
+                () = at(self.asks.next_limit()) => {
+                    self.asks.on_limit();
+                    ControlFlow::Continue(())
+                }
                 asked = self.admin.next() => self.on_asked(asked).await,
                 due = self.reload.next() => self.on_reload_due(due).await,
                 _ = watch.tick() => self.on_watch().await,
@@ -416,10 +424,14 @@ impl Supervisor {
     }
 
     async fn on_message(&mut self, message: Result<FromProxy, Lost>) -> Flow {
+        if message.is_ok() {
+            self.asks.heard();
+        }
         match message {
             Ok(FromProxy::Ready) => self.on_ready().await,
             Ok(FromProxy::Heartbeat { .. }) => {}
             Ok(FromProxy::State(state)) => self.state = Some(state),
+            Ok(FromProxy::Answer { token, answer }) => self.asks.answered(token, &answer),
             Ok(FromProxy::Event(Event::StartFailed { reason })) => {
                 if !self.has_served {
                     return ControlFlow::Break(Err(RunError::Refused(reason)));
@@ -479,6 +491,7 @@ impl Supervisor {
     async fn on_lost(&mut self, lost: Lost) -> Flow {
         let now = clock::now();
         self.unserved_since.get_or_insert(now);
+        self.asks.lost();
         let (mut how, mut gone) = (String::new(), None);
         if let Some(proxy) = self.proxy.take() {
             let pid = proxy.pid();

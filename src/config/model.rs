@@ -64,6 +64,8 @@ impl Config {
 pub struct Admin {
     /// A Unix socket; what the command line talks to.
     pub socket: PathBuf,
+    /// Whose members may use it too.
+    pub group: Option<String>,
 }
 
 /// `[global]`.

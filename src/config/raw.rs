@@ -115,6 +115,8 @@ table! {
     struct RawAdmin {
         /// A Unix socket with its whole path; what the command line talks to. Default: admin.sock in run_dir.
         socket: String,
+        /// A group whose members may use the socket too, beside root and the user that runs bascule.
+        group: String,
     }
 }
 

@@ -9,8 +9,8 @@ use serde::{Deserialize, Serialize};
 use crate::health::Verdict;
 use crate::time::Millis;
 
-use super::Pool;
 use super::passive::Record;
+use super::{Note, Pool};
 
 /// State of one server, keyed as servers are carried over reloads: pool, server, address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -37,6 +37,15 @@ pub struct ServerState {
     /// Of its checks.
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    /// Why, and since when.
+    #[serde(default)]
+    pub judged: Option<Note>,
+    /// Why failures made it unavailable, and when.
+    #[serde(default)]
+    pub failed: Option<Note>,
+    /// When a success made it available again.
+    #[serde(default)]
+    pub recovered: Option<Note>,
 }
 
 impl Pool {
@@ -55,6 +64,9 @@ impl Pool {
                 failures,
                 row,
                 verdict: server.verdict(),
+                judged: server.judged.get(),
+                failed: server.failed.get(),
+                recovered: server.recovered.get(),
             }
         };
         self.servers().map(state).collect()
@@ -72,8 +84,11 @@ impl Pool {
                 let ServerState { fails, accessed, checked, failures, row, .. } = **state;
                 server.health.passive.import(Record { fails, accessed, checked, failures, row }, now);
                 server.add_requests(state.requests);
+                server.failed.restore(state.failed.clone());
+                server.recovered.restore(state.recovered.clone());
                 if self.config.health_check.is_some() {
                     server.judge(state.verdict);
+                    server.judged.restore(state.judged.clone());
                 }
             }
         }

@@ -18,8 +18,11 @@
 mod active;
 mod budget;
 mod handover;
+mod latency;
+mod note;
 mod passive;
 mod queue;
+mod report;
 mod select;
 mod server;
 #[cfg(test)]
@@ -37,6 +40,9 @@ use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
 pub use self::handover::ServerState;
+pub use self::latency::{Latency, Percentiles};
+pub use self::note::Note;
+pub use self::report::{ServerCondition, ServerReport};
 pub use self::select::PickError;
 pub use self::server::{Failure, Lease, Server};
 pub use self::tried::Tried;
@@ -91,7 +97,7 @@ enum Standing {
     /// Never: the file says so.
     Down,
     /// Not for anything new: the operator says so.
-    Off,
+    Off(Duty),
 }
 
 /// What one worker remembers of one pool between picks; made by [`Pool::new_state`] of that very pool.
@@ -221,12 +227,16 @@ impl Pool {
     ///
     /// `state` is the worker's for this pool, also when the lease is of an older snapshot.
     pub fn on_failure(&self, state: &mut PickState, lease: &Lease, now: Millis) -> Failure {
+        let mut max_fails = 0;
         for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
             if let Some(i) = tier.members.iter().position(|member| Arc::ptr_eq(&member.server, lease.server())) {
                 state.on_failure(i, tier.members[i].limits.max_fails);
+                max_fails = tier.members[i].max_fails;
             }
         }
-        lease.failed(now)
+        let failure = lease.failed(now);
+        let reached = max_fails > 0 && lease.server().health.passive.row() == max_fails;
+        Failure { is_failed: failure.is_failed || reached, ..failure }
     }
 
     fn members(&self) -> impl Iterator<Item = &Member> {
@@ -239,7 +249,7 @@ impl Member {
         let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
         let standing = match (spec.down, duty, checks) {
             (true, ..) => Standing::Down,
-            (false, Some(Duty::Drain | Duty::Maintenance), _) => Standing::Off,
+            (false, Some(duty), _) => Standing::Off(duty),
             (false, None, true) => Standing::Checked,
             (false, None, false) => Standing::Used,
         };
@@ -253,7 +263,7 @@ impl Member {
         match self.standing {
             Standing::Used => !passive.has_failed(self.max_fails),
             Standing::Checked => !self.is_down() && !passive.has_failed_lately(self.max_fails),
-            Standing::Down | Standing::Off => false,
+            Standing::Down | Standing::Off(_) => false,
         }
     }
 
@@ -262,7 +272,7 @@ impl Member {
         match self.standing {
             Standing::Used => false,
             Standing::Checked => self.server.health.active.is_down(),
-            Standing::Down | Standing::Off => true,
+            Standing::Down | Standing::Off(_) => true,
         }
     }
 

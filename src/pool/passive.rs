@@ -72,6 +72,11 @@ impl Passive {
         max_fails > 0 && self.row.load(Ordering::Relaxed) >= max_fails
     }
 
+    /// Failures since the last success.
+    pub(super) fn row(&self) -> u32 {
+        self.row.load(Ordering::Relaxed)
+    }
+
     /// Shows a sign of life: the failures in a row are over.
     pub(super) fn calm(&self) {
         // Looked at first: a line that is only read stays in every core's cache.

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use crate::balance::Members;
+use crate::balance::{Members, State};
 use crate::time::Millis;
 
 use super::passive::Claim;
@@ -110,9 +110,7 @@ impl Pool {
                     continue;
                 }
                 // Every further round means that another worker was quicker to a trial or to the last free place.
-                loop {
-                    let view = View { members: &tier.members, tried, failures, now };
-                    let Some(i) = tier.balancer.pick(state, &view, *input) else { break };
+                while let Some(i) = tier.pick(state, input, tried, failures, now) {
                     let member = &tier.members[i];
                     if let Some(lease) = member.lease(failures, now) {
                         tried.insert(member.server.id);
@@ -135,8 +133,23 @@ impl Pool {
     }
 
     /// Whether passive failures, which have made every server of the tier unavailable, are to be ignored.
-    fn is_open(&self, tier: &Tier, now: Millis) -> bool {
+    pub(super) fn is_open(&self, tier: &Tier, now: Millis) -> bool {
         self.config.fail_open && !tier.members.iter().any(|member| member.is_available(now))
+    }
+}
+
+impl Tier {
+    /// The algorithm's choice of those that are eligible.
+    pub(super) fn pick(
+        &self,
+        state: &mut State,
+        input: &PickInput<'_>,
+        tried: &Tried,
+        failures: Failures,
+        now: Millis,
+    ) -> Option<usize> {
+        let view = View { members: &self.members, tried, failures, now };
+        self.balancer.pick(state, &view, *input)
     }
 }
 

@@ -8,6 +8,8 @@ use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::active::Active;
+use super::latency::Latency;
+use super::note::LastNote;
 use super::passive::Passive;
 use super::queue::Queue;
 
@@ -22,8 +24,17 @@ pub struct Server {
     pub name: Arc<str>,
     /// Where to connect to.
     pub address: SocketAddr,
+    /// How long it took to answer: HTTP, from its pick to its response head, connecting included (nginx:
+    /// `$upstream_header_time`); TCP, to connect.
+    pub latency: Latency,
     load: Padded<Load>,
     pub(super) health: Padded<Health>,
+    /// The last verdict of its checks.
+    pub(super) judged: LastNote,
+    /// The last time that failures made it unavailable.
+    pub(super) failed: LastNote,
+    /// The last time that a success made it available again.
+    pub(super) recovered: LastNote,
     queue: Arc<Queue>,
     /// See [`Server::end_at`].
     ends_at: AtomicU64,
@@ -42,6 +53,8 @@ pub struct Lease {
 pub struct Failure {
     /// This failure has made the server unavailable: true once until it recovers, so that one log line is written.
     pub became_unavailable: bool,
+    /// `max_fails` as written is reached in a row; also of a single server, which nothing makes unavailable.
+    pub is_failed: bool,
 }
 
 /// What is known of its health; a pick looks at both, so they share a cache line.
@@ -78,8 +91,12 @@ impl Server {
             pool,
             name,
             address,
+            latency: Latency::default(),
             load: Padded::default(),
             health: Padded::default(),
+            judged: LastNote::default(),
+            failed: LastNote::default(),
+            recovered: LastNote::default(),
             queue,
             ends_at: AtomicU64::new(NEVER),
         }
@@ -117,8 +134,26 @@ impl Server {
             passive.forgive();
         }
         active.set(verdict);
+        if verdict.is_none() {
+            self.judged.restore(None);
+        }
         // Those who wait for a server may have got one, or have none to wait for.
         self.queue.on_release();
+    }
+
+    /// Says why the last verdict of its checks is as it is.
+    pub fn note_verdict(&self, why: impl Into<String>, now: Millis) {
+        self.judged.set(why, now);
+    }
+
+    /// Says why failures have made it unavailable.
+    pub fn note_failures(&self, why: impl Into<String>, now: Millis) {
+        self.failed.set(why, now);
+    }
+
+    /// Says that it has become available again.
+    pub fn note_recovery(&self, now: Millis) {
+        self.recovered.set("a request succeeded", now);
     }
 
     /// Checks have found it well for a while in which no request to it has failed: it counts as up again, though only a
@@ -170,7 +205,8 @@ impl Lease {
 
     /// Counts a failure for all workers; [`super::Pool::on_failure`] also makes this worker send it less.
     pub fn failed(&self, now: Millis) -> Failure {
-        Failure { became_unavailable: self.server.health.passive.failed(self.max_fails, now) }
+        let became_unavailable = self.server.health.passive.failed(self.max_fails, now);
+        Failure { became_unavailable, is_failed: became_unavailable }
     }
 }
 

@@ -1,4 +1,5 @@
 mod checks;
+mod report;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr};

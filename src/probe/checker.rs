@@ -10,6 +10,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, info, warn};
 
 use crate::health::{Hysteresis, Quiet, Schedule, Verdict, spread};
+use crate::net::clock;
 use crate::pool::{Pool, Server};
 use crate::time::Millis;
 
@@ -147,6 +148,15 @@ impl Watch {
         let turned = self.hysteresis.on_result(result.is_ok(), thresholds);
         if turned.is_some() {
             server.judge(turned);
+        }
+        let why = match (&turned, &result) {
+            (Some(Verdict::Down), Err(reason)) => Some(format!("health check: {reason}")),
+            (Some(Verdict::Up), _) if is_first => Some("the first health check passed".to_owned()),
+            (Some(Verdict::Up), _) => Some(format!("{} health checks in a row passed", thresholds.rise)),
+            _ => None,
+        };
+        if let Some(why) = why {
+            server.note_verdict(why, clock::now());
         }
         match (&turned, &result) {
             (Some(Verdict::Up), _) if is_first => debug!(%pool, server = %name, %address, "first health check passed"),

@@ -9,11 +9,14 @@
 
 mod abort;
 mod clients;
+mod errors;
+mod explain;
 mod http;
 mod idle;
 mod listen;
 mod pump;
 mod session;
+mod status;
 mod tcp;
 mod tunnel;
 mod worker;
@@ -38,6 +41,7 @@ use crate::net::{clock, wheel};
 use crate::pool::{Pool, ServerState};
 use crate::proxy::abort::{Order, abort_loop};
 use crate::proxy::clients::Part;
+use crate::proxy::errors::Recent;
 use crate::proxy::listen::{ListenerCounters, Post, Posts, serve};
 use crate::proxy::worker::{Shared, Worker};
 use crate::snapshot::{Addresses, Snapshot};
@@ -45,7 +49,10 @@ use crate::telemetry::access_log::Sinks;
 use crate::time::Millis;
 
 pub use crate::proxy::clients::Done;
+pub use crate::proxy::errors::{FailedExchange, FailedTry};
+pub use crate::proxy::explain::{Explanation, Liveness, PassedOver, Query, explain};
 pub use crate::proxy::listen::HANDSHAKES;
+pub use crate::proxy::status::{EngineStatus, Latencies, ListenerStatus, PoolStatus, RecentErrors, ServerStatus};
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -182,6 +189,7 @@ impl Engine {
             hostname: rustix::system::uname().nodename().to_string_lossy().into_owned(),
             node: Arc::clone(&snapshot.config.node),
             none_left: Notify::new(),
+            errors: Recent::default(),
             snapshot: ArcSwap::from_pointee(snapshot),
         });
         let mut this = Self {

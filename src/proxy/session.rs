@@ -7,6 +7,7 @@ use rustix::net::getsockname;
 
 use crate::net::{Sock, clock};
 use crate::pool::Server;
+use crate::proxy::errors::FailedExchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::{seconds, write_display, write_ip};
 use crate::proxy::listen::ListenerCtx;
@@ -24,6 +25,8 @@ pub(crate) struct Session {
     timed: bool,
     start: u64,
     servers: Vec<Arc<Server>>,
+    /// Those that were not reached, and why.
+    failures: Vec<(Arc<Server>, Reason)>,
     queued: Option<u64>,
     connected: Option<u64>,
     upstream_port: Option<u16>,
@@ -43,8 +46,9 @@ impl Session {
             peer,
             serial,
             timed,
-            start: if timed { clock::now_micros() } else { 0 },
+            start: clock::now_micros(),
             servers: Vec::new(),
+            failures: Vec::new(),
             queued: None,
             connected: None,
             upstream_port: None,
@@ -53,6 +57,11 @@ impl Session {
             duration: 0,
             reason: None,
         }
+    }
+
+    /// When it began, microseconds of the monotonic clock.
+    pub(crate) fn start(&self) -> u64 {
+        self.start
     }
 
     /// The client's address.
@@ -65,6 +74,24 @@ impl Session {
         if self.timed {
             self.servers.push(Arc::clone(server));
         }
+    }
+
+    /// The server could not be reached.
+    pub(crate) fn not_reached(&mut self, server: &Arc<Server>, reason: Reason) {
+        self.failures.push((Arc::clone(server), reason));
+    }
+
+    /// What is kept of a session that failed; `reached`: the server it was on.
+    pub(crate) fn failed(&self, reason: Reason, reached: Option<&Server>) -> FailedExchange {
+        let mut failed = FailedExchange {
+            pool: Some(Arc::clone(&self.pool)),
+            queued_ms: self.queued.map(|micros| micros / 1000),
+            duration_ms: Some(clock::now_micros().saturating_sub(self.start) / 1000),
+            ..FailedExchange::new(self.client(), Arc::clone(&self.listener), reason)
+        };
+        self.failures.iter().for_each(|(server, reason)| failed.add_try(server, 0, Some(*reason)));
+        reached.into_iter().for_each(|server| failed.add_try(server, 0, None));
+        failed
     }
 
     /// Microseconds in the pool's queue.

@@ -64,13 +64,17 @@ impl Conn {
                 let now = || worker.now();
                 let cut = || lease.server().has_ended(now()) || listener.has_ended(now());
                 let end = tunnel(client, &server, up, down, &timer, settings.idle_timeout, now, cut).await;
-                lease.succeeded();
+                worker.count_success(&lease);
                 session.finish(end.to_server, end.to_client, end.reason);
+                if let Some(reason) = end.reason {
+                    worker.shared.errors.record(|| session.failed(reason, Some(lease.server())));
+                }
             }
             Err(reason) => {
                 // The client sees at once that nobody is there, as if the port were closed.
                 client.set_abort();
                 session.finish(0, 0, Some(reason));
+                worker.shared.errors.record(|| session.failed(reason, None));
             }
         }
         if let Some(log) = log {
@@ -122,15 +126,20 @@ async fn reach(
             source: next_source(&config.source_addresses, lease.server().address.is_ipv4(), &local.source),
             keepalive: config.tcp_keepalive,
         };
+        // The session has just begun, unless it waited or has been elsewhere.
+        let first = attempt == 0 && session.queued().is_none();
+        let began = if first { session.start() } else { clock::now_micros() };
         match connect(&target, timer, clock::now().after(config.connect_timeout)).await {
             Ok(sock) => {
+                lease.server().latency.record(clock::now_micros().saturating_sub(began));
                 session.connected(&sock);
                 return Ok((sock, lease));
             }
             Err(e) => {
                 let reason = connect_reason(&e);
+                session.not_reached(lease.server(), reason);
                 if counts(&e, &config.retry.on) {
-                    pool.on_failure(&mut local.pick.borrow_mut(), &lease, worker.now());
+                    worker.count_failure(pool, local, &lease, reason);
                 }
                 if !config.retry.on.connect {
                     return Err(reason);

@@ -4,6 +4,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::fmt::Display;
 use std::rc::{Rc, Weak};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
@@ -17,6 +18,7 @@ use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
 use crate::pool::{Lease, PickError, PickInput, PickState, Pool, Tried};
 use crate::proxy::clients::Clients;
+use crate::proxy::errors::Recent;
 use crate::proxy::http::scratch::ScratchPool;
 use crate::proxy::idle::IdleList;
 use crate::proxy::listen::{ListenerCtx, Shard};
@@ -52,6 +54,8 @@ pub(crate) struct Shared {
     pub(crate) node: Arc<str>,
     /// Wakes whoever waits for `connections` to become 0.
     pub(crate) none_left: Notify,
+    /// The last exchanges and sessions that failed.
+    pub(crate) errors: Recent,
 }
 
 /// The per-worker half of a snapshot.
@@ -199,6 +203,26 @@ impl Worker {
             PickError::QueueTimeout => Reason::QueueTimeout,
             PickError::AllBusy | PickError::NoServer => Reason::NoServer,
         })
+    }
+
+    /// Counts a failure of the lease's server, and notes why when that makes it unavailable.
+    pub(crate) fn count_failure(&self, pool: &Pool, local: &PoolLocal, lease: &Lease, reason: impl Display) {
+        let server = lease.server();
+        let failure = pool.on_failure(&mut local.pick.borrow_mut(), lease, self.now());
+        if failure.is_failed {
+            let (pool, server_name, address) = (&server.pool, &server.name, server.address);
+            tracing::warn!(%pool, server = %server_name, %address, %reason, "server has failed max_fails times");
+            server.note_failures(format!("max_fails reached, the last: {reason}"), self.now());
+        }
+    }
+
+    /// Counts a success of the lease's server, and notes when that makes it available again.
+    pub(crate) fn count_success(&self, lease: &Lease) {
+        if lease.succeeded() {
+            let server = lease.server();
+            tracing::info!(pool = %server.pool, server = %server.name, address = %server.address, "server answers again");
+            server.note_recovery(self.now());
+        }
     }
 
     /// Closes idle connections to servers that are too old or that the server closed.

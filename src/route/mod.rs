@@ -12,14 +12,16 @@
 //! A route whose method or header conditions do not hold counts as not there; among routes with the same path the
 //! first in file order whose conditions hold is taken.
 
+mod explain;
 mod host;
 mod path;
 
 use std::sync::Arc;
 
+pub use explain::{Claim, Unmet};
 pub use host::{MAX_HOST, normalise_host};
 
-use crate::config::model::{HeaderMatch, Route, Site, ValueMatch};
+use crate::config::model::{HeaderMatch, Route, Site};
 use host::Hosts;
 use path::Paths;
 
@@ -110,17 +112,6 @@ impl<R> Entry<R> {
     fn holds<'h>(&self, method: &[u8], header: &dyn Fn(&str) -> Option<&'h [u8]>) -> bool {
         let method_holds = self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes() == method);
         method_holds && self.headers.iter().all(|m| header(&m.name).is_some_and(|value| m.value.holds(value)))
-    }
-}
-
-impl ValueMatch {
-    /// Whether `value`, that of a field which is there, is what is asked for.
-    fn holds(&self, value: &[u8]) -> bool {
-        match self {
-            Self::Present => true,
-            Self::Exact(wanted) => wanted.as_bytes() == value,
-            Self::Regex(regex) => regex.is_match(value),
-        }
     }
 }
 

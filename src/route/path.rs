@@ -140,7 +140,7 @@ impl Paths {
 }
 
 /// Whether the first `len` bytes of `path` are whole segments.
-fn is_border(path: &[u8], len: usize) -> bool {
+pub(super) fn is_border(path: &[u8], len: usize) -> bool {
     len == path.len() || path[len] == b'/' || path[len - 1] == b'/'
 }
 

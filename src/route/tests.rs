@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use regex::bytes::Regex;
 
 use super::*;
-use crate::config::model::{Action, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn};
+use crate::config::model::{Action, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, ValueMatch};
 
 /// A path condition as nginx writes it: `= /x`, `^~ /x`, `~ regex`, `/x`; and `segments /x`, which it has not.
 fn path(text: &str) -> PathMatch {

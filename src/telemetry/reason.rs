@@ -113,6 +113,13 @@ reasons! {
         "The log on stderr has the place; please report it."
 }
 
+impl Reason {
+    /// Whether the client, not a server, ended it.
+    pub fn is_of_client(self) -> bool {
+        matches!(self, Self::ClientGone | Self::ClientTimeout)
+    }
+}
+
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(self.name())

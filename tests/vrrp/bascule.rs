@@ -46,14 +46,26 @@ impl<'a> Bascule<'a> {
         self
     }
 
+    /// Goes over to the virtual routers of `config`.
+    pub(crate) fn reload(&self, config: &str) {
+        let folder = self.instance.dir().display().to_string();
+        let text =
+            Self::text(self.host, config).replacen("[global]", &format!("[global]\nrun_dir = \"{folder}/run\""), 1);
+        std::fs::write(self.instance.config_file(), text).unwrap();
+        self.tell(&["reload"]);
+    }
+
     fn spawn(host: &Host, config: &str) -> Instance {
+        host.run(|| Instance::spawn(&Self::text(host, config)))
+    }
+
+    fn text(host: &Host, config: &str) -> String {
         let number = host.number;
-        let text = format!(
+        format!(
             "[global]\nworkers = 1\n[listener.web]\nbind = [\"0.0.0.0:80\", \"[::]:80\"]\n\
              [site.all]\n[[site.all.route]]\nrespond = {{ body = \"{number}\" }}\n\
              [defaults.vrrp]\ninterface = \"{INTERFACE}\"\n{DEFAULTS}{config}"
-        );
-        host.run(|| Instance::spawn(&text))
+        )
     }
 
     /// Starts again, once it has ended or was killed.

@@ -3,6 +3,7 @@
 use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
+use tokio::sync::oneshot;
 use tokio::time::{Duration, timeout};
 use tracing::{error, info, warn};
 
@@ -11,7 +12,7 @@ use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
 use crate::app::duty::{Due, Duty, DutyEvent};
 use crate::config;
-use crate::ipc::ToProxy;
+use crate::ipc::{Question, ToProxy};
 use crate::net::clock;
 
 /// For addresses to be taken off without waiting for anybody.
@@ -20,10 +21,21 @@ const AT_ONCE: Duration = Duration::from_secs(1);
 impl Supervisor {
     pub(super) async fn on_asked(&mut self, asked: Asked) -> Flow {
         let Asked { request, user, reply } = asked;
+        if request.changes_something() {
+            info!(%user, ?request, "asked by the operator");
+        }
         let answer = match request {
-            Request::Status => Ok(self.status()),
+            Request::Status => {
+                let known = self.status();
+                let complete = Box::new(|engine: Result<Answer, String>| {
+                    Ok(complete_status(known, engine.and_then(|answer| answer)))
+                });
+                self.asks.ask(self.proxy.as_ref(), Question::Status, reply, complete);
+                return ControlFlow::Continue(());
+            }
+            Request::Errors => return self.ask_proxy(Question::Errors, reply),
+            Request::Explain(imagined) => return self.ask_proxy(Question::Explain(imagined), reply),
             Request::Stop { now } => {
-                info!(now, "asked to stop");
                 // Whoever asks sees the end of the process.
                 let _ = reply.send(Ok(json!(self.stopping_text())));
                 return if now { self.stop_now().await } else { self.stop().await };
@@ -137,6 +149,14 @@ impl Supervisor {
         json!({ "running": self.generation, "generations": all })
     }
 
+    /// Hands on what the proxy says, or why it says nothing.
+    fn ask_proxy(&mut self, question: Question, reply: oneshot::Sender<Answer>) -> Flow {
+        let complete =
+            Box::new(|answer: Result<Answer, String>| answer.unwrap_or_else(|why| Err(format!("proxy: {why}"))));
+        self.asks.ask(self.proxy.as_ref(), question, reply, complete);
+        ControlFlow::Continue(())
+    }
+
     fn stopping_text(&self) -> String {
         let limit = self.loaded.config.global.shutdown_timeout;
         format!("stopping: addresses are handed over, connections under way are finished within {limit:?}")
@@ -156,7 +176,6 @@ impl Supervisor {
 
     async fn set_maintenance(&mut self, on: bool) -> Answer {
         let duty = self.duty.as_mut().ok_or_else(no_routers)?;
-        info!(on, "maintenance");
         duty.set_maintenance(on).await;
         Ok(json!(if on {
             "maintenance: addresses go to a peer that can serve, and do not come back until `maintenance off`"
@@ -234,6 +253,7 @@ impl Supervisor {
             "node": &*self.loaded.config.node,
             "pid": std::process::id(),
             "uptime_seconds": clock::now().since(self.started) / 1000,
+            "stopping": self.leaving || self.stop_at.is_some(),
             "generation": self.generation,
             "file": self.file(),
             "unconfirmed_seconds": self.reload.unconfirmed_for(),
@@ -251,6 +271,21 @@ impl Supervisor {
             "vrrp": vrrp.unwrap_or_else(|| json!({ "routers": [] })),
         })
     }
+}
+
+/// Puts what the proxy says into what the supervisor says, or why it says nothing.
+fn complete_status(mut known: Value, engine: Answer) -> Value {
+    match engine {
+        Ok(Value::Object(engine)) => {
+            for (key, value) in engine {
+                known[key] = value;
+            }
+            known["proxy"]["trouble"] = Value::Null;
+        }
+        Ok(_) => known["proxy"]["trouble"] = json!("its answer is no status"),
+        Err(why) => known["proxy"]["trouble"] = json!(why),
+    }
+    known
 }
 
 fn no_routers() -> String {

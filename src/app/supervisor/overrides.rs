@@ -32,8 +32,8 @@ pub(super) struct Said {
     file_weight: u32,
     file_down: bool,
     /// Seconds since 1970.
-    pub(super) at: u64,
-    pub(super) by: String,
+    at: u64,
+    by: String,
 }
 
 impl Standing {
@@ -67,9 +67,20 @@ impl Standing {
         Overrides(self.still_said(config).iter().map(one).collect())
     }
 
-    /// All that is said.
-    pub(super) fn all(&self) -> &[Said] {
-        &self.said
+    /// All that is said, with its age, for status.
+    pub(super) fn all(&self) -> Vec<serde_json::Value> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let one = |said: &Said| {
+            serde_json::json!({
+                "pool": said.pool,
+                "server": said.server,
+                "duty": said.duty,
+                "weight": said.weight,
+                "for_seconds": now.saturating_sub(said.at),
+                "by": said.by,
+            })
+        };
+        self.said.iter().map(one).collect()
     }
 
     /// Says something of a server; the sentence that confirms it.

@@ -298,6 +298,7 @@ impl Supervisor {
         check("[global] script_user", a.global.script_user.clone(), b.global.script_user.clone());
         check("[global.log] format", format!("json={}", a.global.log.json), format!("json={}", b.global.log.json));
         check("[admin] socket", path(&a.admin.socket), path(&b.admin.socket));
+        check("[admin] group", format!("{:?}", a.admin.group), format!("{:?}", b.admin.group));
         if !fixed.is_empty() {
             return Err(fixed.join("\n"));
         }

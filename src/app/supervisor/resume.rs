@@ -10,6 +10,7 @@ use super::strays::Strays;
 use super::upgrade::{Foreign, Upgrade};
 use super::{Retired, RunError, Signals, Supervisor, identity, raise_limits};
 use crate::app::admin::Admin;
+use crate::app::asks::Asks;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Program, Spawned};
 use crate::app::duty::Duty;
@@ -55,7 +56,7 @@ fn adopt(
     let missing = |n| RunError::Document(DocumentError::Missing(n));
     let mut take = |n| inherited.take(n).ok_or_else(|| missing(n));
     let lock = Lock::adopt(take(document.lock)?);
-    let admin = Admin::adopt(&loaded.config.admin.socket, take(document.admin)?).map_err(RunError::Admin)?;
+    let admin = Admin::adopt(&loaded.config.admin, take(document.admin)?).map_err(RunError::Admin)?;
     let HandedProxy { process, connections } = document.proxy;
     let channel = take(process.channel)?;
     let mut listeners = Vec::new();
@@ -89,6 +90,7 @@ fn adopt(
         identity: identity(&global.user),
         source: origin.source(),
         generation: document.generation,
+        asks: Asks::new(),
         level,
         // Said at the start already, if it cannot be used.
         history: History::open(&global.state_dir).ok(),

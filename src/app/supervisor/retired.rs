@@ -231,7 +231,8 @@ impl Supervisor {
                 | FromProxy::Prepared { .. }
                 | FromProxy::Refused { .. }
                 | FromProxy::Committed { .. }
-                | FromProxy::Overridden { .. },
+                | FromProxy::Overridden { .. }
+                | FromProxy::Answer { .. },
             ) => {}
             Err(lost) => return self.lose_retired(pid, &lost).await,
         }

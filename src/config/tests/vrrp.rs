@@ -256,6 +256,10 @@ fn the_admin_socket_is_in_the_run_dir() {
     let socket = |text: &str| load_text(&format!("{LEAST}[global]\nrun_dir = '/x'\n{text}")).config.admin.socket;
     assert_eq!(socket(""), Path::new("/x/admin.sock"));
     assert_eq!(socket("[admin]\nsocket = '/run/y'\n"), Path::new("/run/y"));
+    let group = |text: &str| load_text(&format!("{LEAST}[global]\nrun_dir = '/x'\n{text}")).config.admin.group;
+    assert_eq!(group("[admin]\ngroup = 'adm'\n").as_deref(), Some("adm"));
+    assert_eq!(group(""), None);
+    assert!(errors(&format!("{LEAST}[admin]\ngroup = ''\n")).contains("cannot be empty"));
     assert!(errors(&format!("{LEAST}[admin]\nsocket = 'y'\n")).contains("not a whole path"));
     let long = "x".repeat(108);
     assert!(errors(&format!("{LEAST}[admin]\nsocket = '/{long}'\n")).contains("at most 107 bytes"));

@@ -66,9 +66,14 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
 }
 
 pub(super) fn admin(global: &Global, cx: &mut Context<'_>) -> Option<Admin> {
+    let group = cx.file.admin.group.get();
+    if let Some(group) = group.filter(|group| group.is_empty()) {
+        cx.problems.error(group.place, "the name of a group cannot be empty");
+    }
+    let group = group.map(|group| (**group).clone());
     let written = cx.file.admin.socket.get();
     if cx.file.admin.socket.is_absent() {
-        return Some(Admin { socket: global.run_dir.join("admin.sock") });
+        return Some(Admin { socket: global.run_dir.join("admin.sock"), group });
     }
     let written = written?;
     if !Path::new(written.as_str()).is_absolute() {
@@ -76,7 +81,7 @@ pub(super) fn admin(global: &Global, cx: &mut Context<'_>) -> Option<Admin> {
     } else if written.len() > LONGEST_SOCKET {
         cx.problems.error(written.place, format!("the path of a socket has at most {LONGEST_SOCKET} bytes"));
     }
-    Some(Admin { socket: PathBuf::from(written.as_str()) })
+    Some(Admin { socket: PathBuf::from(written.as_str()), group })
 }
 
 pub(super) fn dns(cx: &mut Context<'_>) -> Dns {

@@ -5,7 +5,7 @@ use crate::health::{Thresholds, Verdict};
 
 use super::*;
 
-fn checked(servers: Vec<ServerSpec>) -> model::Pool {
+pub(super) fn checked(servers: Vec<ServerSpec>) -> model::Pool {
     let check = HealthCheck {
         probe: Probe::Tcp,
         interval: Duration::from_secs(2),

@@ -226,7 +226,7 @@ pub(super) async fn checkout<C: Transport>(
         keepalive: pool.config.tcp_keepalive,
     };
     let deadline = clock::now().after(policy.connect_timeout);
-    let since = ex.facts.start;
+    let since = ex.facts.since();
     let sock = connect(&target, &ex.conn.timer, deadline).await.map_err(connect_failure)?;
     if let Some(t) = ex.scratch.tries.last_mut() {
         t.connect = Some(clock::now_micros().saturating_sub(since));
@@ -290,6 +290,7 @@ enum Event {
 pub(super) async fn exchange_head<C: Transport>(
     ex: &mut Exchange<'_, C>,
     mut server: ServerConn,
+    lease: &Lease,
     policy: &Policy,
     stream: &mut Option<Stream>,
     tries: &mut Tries<'_>,
@@ -396,9 +397,11 @@ pub(super) async fn exchange_head<C: Transport>(
                 return Err(Failure::BadHead);
             }
             if status >= 200 || status == 101 {
+                let now = clock::now_micros();
+                lease.server().latency.record(now.saturating_sub(ex.facts.tried));
                 if let Some(t) = ex.scratch.tries.last_mut() {
                     t.status = status;
-                    t.header = Some(clock::now_micros().saturating_sub(ex.facts.start));
+                    t.header = Some(now.saturating_sub(ex.facts.since()));
                 }
                 let resendable = stream.as_ref().is_none_or(|s| !s.started);
                 let method_allows = policy.retry.non_idempotent || ex.scratch.request.method.is_idempotent();

@@ -11,6 +11,7 @@ use crate::config::model::{Action, ErrorPage, HeaderEdits};
 use crate::http1::{self, Body, FieldName, Method, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
+use crate::proxy::errors::{FailedExchange, masked, readable};
 use crate::proxy::http::facts::{Facts, RequestId};
 use crate::proxy::http::forward::Tunnel;
 use crate::proxy::http::headers;
@@ -83,7 +84,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 Box::pin(self.tunnel(*t)).await
             }
         };
-        self.write_log();
+        self.conclude();
         self.finish(next)
     }
 
@@ -94,7 +95,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
         self.log.clone_from(&listener.log);
         let next = self.refuse(refusal, &[]).await;
         drop(view);
-        self.write_log();
+        self.conclude();
         self.finish(next)
     }
 
@@ -134,7 +135,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
             self.place.site = Some(Arc::clone(&route.site));
             self.place.route = Some(Arc::clone(&route.name));
         }
-        match &route.action {
+        let then = match &route.action {
             Action::Pool { rewrite, .. } => {
                 let Some(index) = hit.pool else {
                     return Then::Done(Next::Close);
@@ -172,7 +173,13 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 self.facts.status = 444;
                 Then::Done(Next::Close)
             }
+        };
+        // Whoever fails later is asked where it went, with a log or without.
+        if self.facts.reason.is_some() || matches!(then, Then::Tunnel(_)) {
+            let pool = hit.pool.map(|index| Arc::clone(&snapshot.pools[index].config.name));
+            self.place = Place { site: Some(Arc::clone(&route.site)), route: Some(Arc::clone(&route.name)), pool };
         }
+        then
     }
 
     fn find<'v>(&mut self, listener: &'v ListenerView) -> Result<Found<'v, RouteView, SiteView>, Refusal> {
@@ -269,11 +276,35 @@ impl<'c, C: Transport> Exchange<'c, C> {
         Vars { exchange: self }
     }
 
-    fn write_log(&mut self) {
+    /// Tells what there is to tell of an exchange that is over.
+    fn conclude(&mut self) {
+        if let Some(reason) = self.facts.reason {
+            self.conn.worker.shared.errors.record(|| self.failed(reason));
+        }
         if let Some(log) = self.log.take() {
             let vars = Vars { exchange: self };
             self.conn.worker.log.borrow_mut().line(&log, &vars, SystemTime::now());
         }
+    }
+
+    /// What is kept of an exchange that failed.
+    fn failed(&self, reason: Reason) -> FailedExchange {
+        let (facts, head, bytes) = (&self.facts, &self.scratch.request, self.buf.bytes());
+        let start = facts.since();
+        let mut failed = FailedExchange {
+            host: readable(head.host.of(bytes)),
+            method: readable(head.method_span.of(bytes)),
+            path: masked(head.path.of(bytes), head.query.map(|query| query.of(bytes))),
+            site: self.place.site.clone(),
+            route: self.place.route.clone(),
+            pool: self.place.pool.clone(),
+            status: facts.status,
+            queued_ms: facts.queued.map(|micros| micros / 1000),
+            duration_ms: (start > 0).then(|| clock::now_micros().saturating_sub(start) / 1000),
+            ..FailedExchange::new(facts.client, Arc::clone(&self.conn.listener.name), reason)
+        };
+        self.scratch.tries.iter().for_each(|t| failed.add_try(&t.server, t.status, t.reason));
+        failed
     }
 
     pub(super) fn place(&self) -> &Place {

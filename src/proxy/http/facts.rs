@@ -10,6 +10,10 @@ use crate::telemetry::reason::Reason;
 pub(super) struct Facts {
     /// Start, microseconds of the monotonic clock; 0 when nothing asks for times.
     pub(super) start: u64,
+    /// When the first server was picked, in the same; 0: none was.
+    pub(super) picked: u64,
+    /// When the last one was.
+    pub(super) tried: u64,
     /// Whoever the other end of the connection is.
     pub(super) peer: SocketAddr,
     /// The client as found behind trusted proxies.
@@ -40,6 +44,13 @@ pub(super) struct Facts {
     pub(super) upstream_port: Option<u16>,
     /// The request's id, once somebody wants it.
     pub(super) id: OnceCell<RequestId>,
+}
+
+impl Facts {
+    /// What times are counted from: the request's start when that is known, else the first pick of a server.
+    pub(super) fn since(&self) -> u64 {
+        if self.start == 0 { self.picked } else { self.start }
+    }
 }
 
 /// A request id: 32 hex digits, or what a trusted proxy sent.

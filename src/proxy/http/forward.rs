@@ -62,10 +62,15 @@ impl<C: Transport> Exchange<'_, C> {
                 Err(failure) => failure,
             };
             let now = self.conn.worker.now();
-            if failure.counts(&policy.retry.on) {
-                pool.on_failure(&mut local.pick.borrow_mut(), &lease, now);
-            }
             let refusal = failure.refusal();
+            self.note_try(&lease, failure.status(), failure.reason());
+            if failure.counts(&policy.retry.on) {
+                let worker = &self.conn.worker;
+                match (failure.status(), failure.reason()) {
+                    (_, Some(reason)) => worker.count_failure(pool, local, &lease, reason),
+                    (status, None) => worker.count_failure(pool, local, &lease, format_args!("status {status}")),
+                }
+            }
             let goes_on = matches!(failure, Failure::Status(_))
                 || (stream.as_ref().is_none_or(|s| !s.started)
                     && failure.may_retry(&policy.retry.on, idempotent)
@@ -242,9 +247,13 @@ impl<C: Transport> Exchange<'_, C> {
         idempotent: bool,
         tries: &mut Tries<'_>,
     ) -> Result<Attempt, Failure> {
-        if self.log.is_some() {
-            let server = Arc::clone(lease.server());
-            self.scratch.tries.push(Try { server, status: 0, connect: None, header: None, response: None });
+        // Without a log the first one is noted when it fails, which costs the others nothing.
+        if self.log.is_some() || !self.scratch.tries.is_empty() {
+            self.scratch.tries.push(Try::new(Arc::clone(lease.server())));
+        }
+        self.facts.tried = clock::now_micros();
+        if self.facts.picked == 0 {
+            self.facts.picked = self.facts.tried;
         }
         let mut may_reuse = true;
         loop {
@@ -252,7 +261,7 @@ impl<C: Transport> Exchange<'_, C> {
             let certain = !idempotent || stream.is_some();
             let conn = attempt::checkout(self, lease, policy, pool, local, certain, may_reuse).await?;
             let reused = conn.requests > 0;
-            let result = attempt::exchange_head(self, conn, policy, stream, tries).await;
+            let result = attempt::exchange_head(self, conn, lease, policy, stream, tries).await;
             match result {
                 // The server closed an idle connection just now. Nothing of the request reached the application: it
                 // goes out again on a fresh connection, and the server is not to blame.
@@ -266,6 +275,17 @@ impl<C: Transport> Exchange<'_, C> {
                 }
                 other => return other,
             }
+        }
+    }
+
+    /// Notes what the server that was tried last answered (0: nothing), and what was wrong with it.
+    fn note_try(&mut self, lease: &Lease, status: u16, reason: Option<Reason>) {
+        if self.scratch.tries.is_empty() {
+            self.scratch.tries.push(Try::new(Arc::clone(lease.server())));
+        }
+        if let Some(last) = self.scratch.tries.last_mut() {
+            last.status = status;
+            last.reason = reason;
         }
     }
 
@@ -286,7 +306,8 @@ impl<C: Transport> Exchange<'_, C> {
             last.status = status;
         }
         if status == 101 {
-            lease.succeeded();
+            conn.worker.count_success(&lease);
+            self.note_try(&lease, status, None);
             return Ok(self.start_tunnel(attempt, lease, policy));
         }
         let framing = self.response_framing(attempt.sending.is_done());
@@ -310,19 +331,22 @@ impl<C: Transport> Exchange<'_, C> {
         let means = conn.worker.means(policy.response_buffering);
         let Ok(mut pump) = Pump::new(framing.body, framing.recode, Some(attempt.buf.take()), means) else {
             self.scratch.out = out;
-            pool.on_failure(&mut local.pick.borrow_mut(), &lease, conn.worker.now());
+            conn.worker.count_failure(pool, local, &lease, Reason::BadBody);
             return Err(Refusal { status: 502, reason: Some(Reason::BadBody), close: false });
         };
         pump.send_first(&out);
         let relayed = attempt::relay_body(self, &mut attempt, &mut pump, &lease, policy).await;
         self.facts.upstream_received += head_len as u64 + pump.body();
         if let Some(t) = self.scratch.tries.last_mut() {
-            t.response = Some(clock::now_micros().saturating_sub(self.facts.start));
+            t.response = Some(clock::now_micros().saturating_sub(self.facts.since()));
         }
         let sent_all = attempt.sending.is_done();
         self.facts.received += attempt.sending.streamed();
         self.facts.upstream_sent += attempt.sending.streamed();
-        lease.succeeded();
+        conn.worker.count_success(&lease);
+        if let Err(reason) = relayed {
+            self.note_try(&lease, status, Some(reason).filter(|reason| !reason.is_of_client()));
+        }
         let clean = relayed.is_ok() && pump.source_done() && sent_all && !pump.has_rest();
         if clean && self.scratch.response.keep_alive {
             local.idle.borrow_mut().put(attempt.conn, &pool.config, conn.worker.now());
@@ -488,5 +512,20 @@ impl Sending {
             Self::Held { .. } => None,
             Self::Stream(pump) => pump.into_rest(),
         }
+    }
+}
+
+impl Failure {
+    /// What was wrong with the server; `None`: it has answered, or the client was to blame.
+    fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Status(_) | Self::Client(_) => None,
+            _ => self.refusal().reason,
+        }
+    }
+
+    /// The status it answered; 0: none.
+    fn status(&self) -> u16 {
+        if let Self::Status(status) = self { *status } else { 0 }
     }
 }

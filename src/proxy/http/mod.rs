@@ -241,6 +241,8 @@ impl<C: Transport> Conn<C> {
         };
         Facts {
             start: 0,
+            picked: 0,
+            tried: 0,
             peer: self.peer,
             client,
             trusted,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::http1::{RequestHead, ResponseHead};
 use crate::pool::Server;
+use crate::telemetry::reason::Reason;
 
 /// How many a worker keeps.
 const KEPT: usize = 64;
@@ -26,7 +27,7 @@ pub(crate) struct Scratch {
     pub(crate) received: Vec<u8>,
     /// A hash key, a redirect's location, a body.
     pub(crate) text: Vec<u8>,
-    /// Servers tried, for the log.
+    /// Servers tried: for the log, and when the first one failed.
     pub(crate) tries: Vec<Try>,
 }
 
@@ -43,6 +44,15 @@ pub(crate) struct Try {
     pub(crate) header: Option<u64>,
     /// Microseconds until the end.
     pub(crate) response: Option<u64>,
+    /// What was wrong with it.
+    pub(crate) reason: Option<Reason>,
+}
+
+impl Try {
+    /// One that begins.
+    pub(crate) fn new(server: Arc<Server>) -> Self {
+        Self { server, status: 0, connect: None, header: None, response: None, reason: None }
+    }
 }
 
 impl Scratch {

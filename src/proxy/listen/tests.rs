@@ -41,6 +41,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         hostname: String::new(),
         node: Arc::from("node"),
         none_left: Notify::new(),
+        errors: crate::proxy::errors::Recent::default(),
     };
     let listener = &config.listeners[0];
     let ctx = ListenerCtx {

@@ -1,0 +1,132 @@
+//! What a pool says of its servers: their states in words, and which one a request would get.
+
+use std::sync::Arc;
+
+use crate::config::model::Duty;
+use crate::health::Verdict;
+use crate::time::Millis;
+
+use super::note::Note;
+use super::select::Failures;
+use super::{Member, PickInput, Pool, Server, Standing, Tried};
+
+/// How a server is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ServerCondition {
+    /// It gets requests.
+    Up,
+    /// Its checks have not said anything yet; it gets requests.
+    Unknown,
+    /// Requests failed: it gets none until `fail_timeout` is over, unless `fail_open` says so.
+    Failed,
+    /// Its checks failed: it gets none.
+    Down,
+    /// The file says `down = true`.
+    Disabled,
+    /// The operator gives it nothing new.
+    Draining,
+    /// The same, and it is not checked.
+    Maintenance,
+}
+
+/// A server and what there is to say of it.
+#[derive(Debug, Clone)]
+pub struct ServerReport {
+    /// Which.
+    pub server: Arc<Server>,
+    /// How it is.
+    pub condition: ServerCondition,
+    /// Why, and since when; `None` when nothing has happened yet.
+    pub note: Option<Note>,
+    /// In force.
+    pub weight: u32,
+    /// It is used only when no other is available.
+    pub backup: bool,
+    /// Its `max_conns` are in flight.
+    pub full: bool,
+}
+
+impl ServerCondition {
+    /// The word in status.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Unknown => "unknown",
+            Self::Failed => "failed",
+            Self::Down => "down",
+            Self::Disabled => "disabled",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+        }
+    }
+
+    /// Whether it gets requests.
+    pub fn is_well(self) -> bool {
+        matches!(self, Self::Up | Self::Unknown)
+    }
+}
+
+impl Pool {
+    /// All servers, backups last, each tier in file order.
+    pub fn report(&self, now: Millis) -> Vec<ServerReport> {
+        let [ordinary, backups] = &self.tiers;
+        let tiers = [(ordinary, false), (backups, true)];
+        let all = tiers.into_iter().flat_map(|(tier, backup)| {
+            tier.members.iter().zip(&tier.nodes).map(move |(member, node)| {
+                let condition = member.condition(now);
+                let server = Arc::clone(&member.server);
+                let full = member.max_conns > 0 && server.in_flight() >= member.max_conns;
+                let note = match condition {
+                    ServerCondition::Failed => server.failed.get(),
+                    ServerCondition::Down | ServerCondition::Unknown => server.judged.get(),
+                    // Who said so, and when, is among the overrides.
+                    ServerCondition::Disabled | ServerCondition::Draining | ServerCondition::Maintenance => None,
+                    // The later of the two made it so.
+                    ServerCondition::Up => {
+                        let [recovered, judged] = [server.recovered.get(), server.judged.get()];
+                        recovered.into_iter().chain(judged).max_by_key(|note| note.since)
+                    }
+                };
+                ServerReport { server, condition, note, weight: node.weight.get(), backup, full }
+            })
+        });
+        all.collect()
+    }
+
+    /// The server that a request would get now from a worker that has not picked any yet, without starting one.
+    pub fn preview(&self, input: &PickInput<'_>, now: Millis) -> Option<Arc<Server>> {
+        let (mut state, tried) = (self.new_state(0), Tried::new());
+        for failures in [Failures::Respected, Failures::Ignored] {
+            for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
+                if failures == Failures::Ignored && !self.is_open(tier, now) {
+                    continue;
+                }
+                if let Some(i) = tier.pick(state, input, &tried, failures, now) {
+                    return Some(Arc::clone(&tier.members[i].server));
+                }
+            }
+        }
+        None
+    }
+
+    /// Forgets the older half of the latencies of all servers; to be called once a minute.
+    pub fn turn_latencies(&self) {
+        self.servers().for_each(|server| server.latency.turn());
+    }
+}
+
+impl Member {
+    fn condition(&self, now: Millis) -> ServerCondition {
+        let passive = &self.server.health.passive;
+        match self.standing {
+            Standing::Down => ServerCondition::Disabled,
+            Standing::Off(Duty::Drain) => ServerCondition::Draining,
+            Standing::Off(Duty::Maintenance) => ServerCondition::Maintenance,
+            Standing::Checked if self.is_down() => ServerCondition::Down,
+            // A single server is never left alone, and still it has failed.
+            _ if passive.is_unavailable(self.limits, now) || !self.is_up() => ServerCondition::Failed,
+            Standing::Checked if self.server.verdict() != Some(Verdict::Up) => ServerCondition::Unknown,
+            Standing::Checked | Standing::Used => ServerCondition::Up,
+        }
+    }
+}

@@ -1,0 +1,402 @@
+//! Where a request would go, and why: asked of a snapshot, of a request that nobody has made. Nothing is sent.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::model::{Action, Algorithm, Listener, Protocol, Route};
+use crate::http1::{self, Limits, Parse, RequestHead};
+use crate::net::clock;
+use crate::pool::{PickInput, Pool, ServerCondition, ServerReport};
+use crate::proxy::http::{headers::decimal, write_ip};
+use crate::proxy::status::algorithm_name;
+use crate::route::{Found, MAX_HOST, normalise_host};
+use crate::snapshot::{RouteView, SiteView, Snapshot};
+use crate::telemetry::reason::Reason;
+use crate::template::{Var, Variables};
+
+/// A request that nobody has made.
+#[derive(Debug, Clone, Copy)]
+pub struct Query<'a> {
+    /// `http://host[:port]/path?query`, or `tcp://address:port`.
+    pub url: &'a str,
+    /// As on the wire.
+    pub method: &'a str,
+    /// Names and values.
+    pub headers: &'a [(String, String)],
+    /// Whose request it is.
+    pub client: IpAddr,
+}
+
+/// Whether servers' states are known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Liveness {
+    /// The snapshot is at work.
+    Live,
+    /// It was made from the file just now: no server has a state, no name an address.
+    FileOnly,
+}
+
+/// Where the request would go.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Explanation {
+    /// Servers' states were known.
+    pub live: bool,
+    /// The listener.
+    pub listener: Arc<str>,
+    /// Its address, and what else listens on the port.
+    pub listener_why: String,
+    /// The path that routes are matched against; empty for TCP.
+    pub path: String,
+    /// The site, if any has the host.
+    pub site: Option<Arc<str>>,
+    /// Why it has it, or why none does.
+    pub site_why: String,
+    /// The route.
+    pub route: Option<Arc<str>>,
+    /// What it matches, or why there is none.
+    pub route_why: String,
+    /// Routes of the site that have the path too, and why they were not taken.
+    pub passed_over: Vec<PassedOver>,
+    /// What is done: `pool`, `redirect`, `respond`, `close`, or the status of a refusal.
+    pub action: String,
+    /// The pool.
+    pub pool: Option<Arc<str>>,
+    /// Its algorithm.
+    pub algorithm: Option<&'static str>,
+    /// The server it would pick now.
+    pub server: Option<Arc<str>>,
+    /// Its address.
+    pub server_address: Option<SocketAddr>,
+    /// How sure that is, or why there is none.
+    pub server_why: String,
+    /// Servers that it cannot be, and why.
+    pub not_eligible: Vec<PassedOver>,
+}
+
+/// What was not taken, and why.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct PassedOver {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Why not.
+    pub why: String,
+}
+
+/// Explains `query` on `snapshot`.
+///
+/// # Errors
+/// What is wrong with the query, for the operator.
+pub fn explain(snapshot: &Snapshot, query: &Query<'_>, liveness: Liveness) -> Result<Explanation, String> {
+    let explanation = Explanation { live: liveness == Liveness::Live, ..Explanation::default() };
+    match query.url.split_once("://") {
+        Some(("tcp", address)) => explain_tcp(snapshot, query, address, explanation),
+        Some(("http", rest)) => explain_http(snapshot, query, rest, explanation),
+        Some(("https", _)) => Err("TLS is not there yet: ask for http://".to_owned()),
+        _ => Err(format!("{}: not a URL such as http://shop.example.com/path or tcp://192.0.2.100:3306", query.url)),
+    }
+}
+
+fn explain_tcp(
+    snapshot: &Snapshot,
+    query: &Query<'_>,
+    address: &str,
+    mut to: Explanation,
+) -> Result<Explanation, String> {
+    let address: SocketAddr = address.trim_end_matches('/').parse().map_err(|_| {
+        format!("tcp://{address}: not an address and port such as tcp://192.0.2.100:3306 or tcp://[2001:db8::1]:3306")
+    })?;
+    let (index, _) = listener(snapshot, Protocol::Tcp, Some(address.ip()), address.port(), &mut to)?;
+    "every connection of the listener goes to its pool".clone_into(&mut to.route_why);
+    if let Some(pool) = snapshot.listeners[index].pool {
+        let nothing = RequestHead::default();
+        let vars = ImaginedVars {
+            head: &nothing,
+            bytes: b"",
+            path: b"",
+            client: query.client,
+            listener: &to.listener.clone(),
+        };
+        pick(&snapshot.pools[pool], query.client, &vars, &mut to);
+    }
+    Ok(to)
+}
+
+fn explain_http(
+    snapshot: &Snapshot,
+    query: &Query<'_>,
+    rest: &str,
+    mut to: Explanation,
+) -> Result<Explanation, String> {
+    let (authority, target) = rest.find(['/', '?']).map_or((rest, "/"), |at| rest.split_at(at));
+    let slash = if target.starts_with('?') { "/" } else { "" };
+    let (host, port) = split_port(authority)?;
+    let ip = host.trim_matches(['[', ']']).parse().ok();
+    let (index, http) = listener(snapshot, Protocol::Http, ip, port, &mut to)?;
+
+    let mut text = format!("{} {slash}{target} HTTP/1.1\r\n", query.method);
+    if !query.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
+        text.push_str(&format!("Host: {authority}\r\n"));
+    }
+    query.headers.iter().for_each(|(name, value)| text.push_str(&format!("{name}: {value}\r\n")));
+    text.push_str("\r\n");
+    let limits = Limits {
+        max_size: http.http.max_header_size,
+        max_fields: http.http.max_header_count,
+        max_uri: http.http.max_uri_size,
+        underscores: http.http.underscores_in_headers,
+    };
+    let mut head = RequestHead::default();
+    match head.parse(text.as_bytes(), &limits) {
+        Ok(Parse::Complete) if head.len == text.len() => {}
+        Ok(Parse::Complete | Parse::Partial) => return Err("a line end inside of a header or the URL".to_owned()),
+        Err(error) => return Ok(refused(to, error.status(), &error.to_string())),
+    }
+    let bytes = text.as_bytes();
+    let mut decoded = Vec::new();
+    let path = match http1::path::normalise(head.path.of(bytes), &mut decoded) {
+        Ok(true) => &decoded[..],
+        Ok(false) => head.path.of(bytes),
+        Err(error) => return Ok(refused(to, 400, &error.to_string())),
+    };
+    to.path = String::from_utf8_lossy(path).into_owned();
+    let header = |name: &str| {
+        let mut fields = head.fields.iter();
+        fields.find(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes())).map(|f| f.value.of(bytes))
+    };
+    let (host, method) = (head.host.of(bytes), head.method_span.of(bytes));
+    let view = &snapshot.listeners[index];
+    let found = view.routes.find(host, method, path, &header);
+    let hit = name_route(snapshot, found, host, &mut to);
+    let site = to.site.as_ref().and_then(|name| snapshot.config.sites.iter().find(|site| site.name == *name));
+    for route in site.iter().flat_map(|site| &site.routes).filter(|route| route.path.takes(path)) {
+        if hit.is_some_and(|hit| Arc::ptr_eq(&hit.route, route)) {
+            continue;
+        }
+        let unmet = route.unmet(method, &header).map(|unmet| unmet.to_string());
+        let why = unmet.unwrap_or_else(|| format!("{}: the other one goes before it", route.path));
+        to.passed_over.push(PassedOver { name: Arc::clone(&route.name), why });
+    }
+    let Some(hit) = hit else { return Ok(to) };
+    to.action = action(&hit.route);
+    if let Some(pool) = hit.pool {
+        let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
+        pick(&snapshot.pools[pool], query.client, &vars, &mut to);
+    }
+    Ok(to)
+}
+
+/// Host and port of `host[:port]`.
+fn split_port(authority: &str) -> Result<(&str, u16), String> {
+    let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
+    match authority[after_bracket..].rfind(':') {
+        None => Ok((authority, 80)),
+        Some(colon) => {
+            let (host, port) = authority.split_at(after_bracket + colon);
+            let port = port[1..].parse().map_err(|_| format!("{authority}: the port is not a number up to 65535"))?;
+            Ok((host, port))
+        }
+    }
+}
+
+/// The listener of an address, or of a port when the address is to be found by name; the first of several.
+fn listener<'s>(
+    snapshot: &'s Snapshot,
+    protocol: Protocol,
+    ip: Option<IpAddr>,
+    port: u16,
+    to: &mut Explanation,
+) -> Result<(usize, &'s Listener), String> {
+    let takes = |bound: &SocketAddr| {
+        bound.port() == port && ip.is_none_or(|ip| bound.ip().to_canonical() == ip || bound.ip().is_unspecified())
+    };
+    let of_protocol = |l: &&Listener| l.protocol == protocol;
+    let all = || snapshot.config.listeners.iter().filter(of_protocol);
+    let mut matching = all().filter(|l| l.bind.iter().any(takes));
+    let Some(first) = matching.next() else {
+        let known: Vec<_> = all().flat_map(|l| l.bind.iter().map(|a| format!("{a} ({})", l.name))).collect();
+        let known = if known.is_empty() { "there is none".to_owned() } else { known.join(", ") };
+        let place = ip.map_or_else(|| format!("port {port}"), |ip| SocketAddr::new(ip, port).to_string());
+        let protocol = if protocol == Protocol::Http { "http" } else { "tcp" };
+        return Err(format!("no {protocol} listener on {place}; those there are: {known}"));
+    };
+    to.listener = Arc::clone(&first.name);
+    let bound: Vec<_> = first.bind.iter().filter(|a| takes(a)).map(ToString::to_string).collect();
+    to.listener_why = format!("bound to {}", bound.join(", "));
+    for other in matching {
+        to.listener_why.push_str(&format!("; listener {} has the port too, on another address", other.name));
+    }
+    let index = snapshot.config.listeners.iter().position(|l| l.name == first.name).unwrap_or_default();
+    Ok((index, first))
+}
+
+fn refused(mut to: Explanation, status: u16, why: &str) -> Explanation {
+    to.action = format!("{status}: {why}");
+    to
+}
+
+/// Writes down site and route; the route, when there is one.
+fn name_route<'v>(
+    snapshot: &Snapshot,
+    found: Found<'v, RouteView, SiteView>,
+    host: &[u8],
+    to: &mut Explanation,
+) -> Option<&'v RouteView> {
+    let named: Option<Arc<str>> = match found {
+        Found::Route(hit) => Some(Arc::clone(&hit.route.site)),
+        Found::NoRoute(site) => site.map(|site| Arc::clone(&site.name)),
+    };
+    let site = named.as_ref().and_then(|name| snapshot.config.sites.iter().find(|site| site.name == *name));
+    let claim = site.and_then(|site| site.claim(host));
+    to.site_why = match (&claim, &named) {
+        (Some(claim), _) => claim.to_string(),
+        (None, Some(_)) => String::new(),
+        (None, None) => "no site of the listener has the host, and none takes the others".to_owned(),
+    };
+    to.site = named;
+    match found {
+        Found::Route(hit) => {
+            to.route = Some(Arc::clone(&hit.route.name));
+            to.route_why = hit.route.path.to_string();
+            Some(hit)
+        }
+        Found::NoRoute(_) => {
+            to.action = format!("404 {}", Reason::NoRoute);
+            if let Some(site) = site {
+                to.route_why = format!("none of {} routes of the site takes it", site.routes.len());
+            }
+            None
+        }
+    }
+}
+
+fn action(route: &Route) -> String {
+    match &route.action {
+        Action::Pool { pool, .. } => format!("pool {pool}"),
+        Action::Redirect { status, .. } => format!("redirect {status}"),
+        Action::Respond { status, .. } => format!("respond {status}"),
+        Action::Close => "close".to_owned(),
+    }
+}
+
+/// Writes down which server of the pool it would be, and why not the others.
+fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanation) {
+    let now = clock::now();
+    to.action = format!("pool {}", pool.config.name);
+    to.pool = Some(Arc::clone(&pool.config.name));
+    to.algorithm = Some(algorithm_name(&pool.config.algorithm));
+    let mut key = Vec::new();
+    if let Algorithm::Hash { key: template, .. } = &pool.config.algorithm {
+        template.expand(vars, &mut key);
+    }
+    let picked = pool.preview(&PickInput { client, key: &key }, now);
+    let reports = pool.report(now);
+    let ordinary_left = reports.iter().any(|r| !r.backup && r.condition.is_well() && !r.full);
+    let is_picked = |report: &ServerReport| picked.as_ref().is_some_and(|picked| Arc::ptr_eq(picked, &report.server));
+    // With `fail_open`, failures count for nobody once they would leave nobody.
+    let open = reports.iter().any(|report| is_picked(report) && report.condition == ServerCondition::Failed);
+    for report in &reports {
+        let is_open = open && report.condition == ServerCondition::Failed;
+        let why = not_eligible(report, ordinary_left).filter(|_| !is_picked(report) && !is_open);
+        to.not_eligible.extend(why.map(|why| PassedOver { name: Arc::clone(&report.server.name), why }));
+    }
+    let unresolved = pool.config.servers.iter().filter(|spec| !reports.iter().any(|r| r.server.name == spec.name));
+    let why = if to.live { "its name does not resolve" } else { "its name was not looked up" };
+    to.not_eligible.extend(unresolved.map(|spec| PassedOver { name: Arc::clone(&spec.name), why: why.to_owned() }));
+    to.server_why = match (&picked, &pool.config.algorithm) {
+        (None, _) => format!("502 {}: no server of the pool is eligible", Reason::NoServer),
+        (Some(_), Algorithm::Hash { .. }) if key.is_empty() => {
+            "the hash key is empty: as round_robin, any that is eligible".to_owned()
+        }
+        (Some(_), Algorithm::Hash { .. }) => format!("by the hash of {}", String::from_utf8_lossy(&key)),
+        (Some(_), Algorithm::IpHash { .. }) => format!("by the hash of the client's address {client}"),
+        (Some(_), Algorithm::First) => "the first that is eligible".to_owned(),
+        (Some(_), Algorithm::LeastConn) => "fewest requests in flight for its weight; among equals any".to_owned(),
+        (Some(_), Algorithm::RoundRobin) => {
+            "for example: each worker has a turn of its own, so any that is eligible".to_owned()
+        }
+        (Some(_), Algorithm::RandomTwo) => "for example: drawn by lot, so any that is eligible".to_owned(),
+    };
+    if open {
+        to.server_why.push_str("; every server has failed, so that all are tried (fail_open)");
+    }
+    to.server = picked.as_ref().map(|server| Arc::clone(&server.name));
+    to.server_address = picked.map(|server| server.address);
+}
+
+/// Why a server cannot be picked, if it cannot.
+fn not_eligible(report: &ServerReport, ordinary_left: bool) -> Option<String> {
+    let note = report.note.as_ref().map_or(String::new(), |note| format!(": {}", note.why));
+    match report.condition {
+        ServerCondition::Disabled => Some("down = true in the file".to_owned()),
+        ServerCondition::Draining | ServerCondition::Maintenance => {
+            Some(format!("{}: `bascule server ready` gives it work again", report.condition.name()))
+        }
+        ServerCondition::Down | ServerCondition::Failed => Some(format!("{}{note}", report.condition.name())),
+        ServerCondition::Up | ServerCondition::Unknown if report.full => Some("max_conns are in flight".to_owned()),
+        ServerCondition::Up | ServerCondition::Unknown if report.backup && ordinary_left => {
+            Some("a backup, and others are up".to_owned())
+        }
+        ServerCondition::Up | ServerCondition::Unknown => None,
+    }
+}
+
+/// What is known of a request that nobody has made; other variables have no value.
+struct ImaginedVars<'a> {
+    head: &'a RequestHead,
+    bytes: &'a [u8],
+    path: &'a [u8],
+    client: IpAddr,
+    listener: &'a str,
+}
+
+impl Variables for ImaginedVars<'_> {
+    fn write(&self, var: &Var, out: &mut Vec<u8>) -> bool {
+        let start = out.len();
+        let Self { head, bytes, .. } = *self;
+        let query = head.query.map_or(&[][..], |query| query.of(bytes));
+        match var {
+            Var::RemoteAddr | Var::RealipRemoteAddr => write_ip(out, self.client),
+            Var::Host => {
+                let mut lower = [0; MAX_HOST];
+                out.extend_from_slice(normalise_host(head.host.of(bytes), &mut lower).unwrap_or_default());
+            }
+            Var::RequestMethod => out.extend_from_slice(head.method_span.of(bytes)),
+            Var::RequestUri => out.extend_from_slice(head.target.of(bytes)),
+            Var::Uri => out.extend_from_slice(self.path),
+            Var::Args => out.extend_from_slice(query),
+            Var::IsArgs if !query.is_empty() => out.push(b'?'),
+            Var::Scheme if !bytes.is_empty() => out.extend_from_slice(b"http"),
+            Var::Listener => out.extend_from_slice(self.listener.as_bytes()),
+            Var::ConnectionRequests => decimal(out, 1),
+            Var::Http(name) => {
+                let named = head.fields.iter().filter(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
+                for (i, field) in named.enumerate() {
+                    out.extend_from_slice(if i > 0 { b", " } else { b"" });
+                    out.extend_from_slice(field.value.of(bytes));
+                }
+            }
+            Var::Arg(name) => out.extend_from_slice(pair(query.split(|&b| b == b'&'), name)),
+            Var::Cookie(name) => {
+                let cookies = head.fields.iter().filter(|f| f.name.of(bytes).eq_ignore_ascii_case(b"cookie"));
+                let parts = cookies.flat_map(|f| f.value.of(bytes).split(|&b| b == b';')).map(<[u8]>::trim_ascii);
+                out.extend_from_slice(pair(parts, name));
+            }
+            _ => {}
+        }
+        out.len() > start
+    }
+}
+
+/// The value of the first `name=value` in `parts`, compared without regard to case.
+fn pair<'a>(mut parts: impl Iterator<Item = &'a [u8]>, name: &str) -> &'a [u8] {
+    let value = |part: &'a [u8]| {
+        let equals = part.iter().position(|&b| b == b'=')?;
+        part[..equals].eq_ignore_ascii_case(name.as_bytes()).then(|| &part[equals + 1..])
+    };
+    parts.find_map(value).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

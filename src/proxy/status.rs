@@ -1,0 +1,197 @@
+//! What the engine says of itself: `bascule status`, but for what only the supervisor knows.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use serde::Serialize;
+
+use crate::config::model::{Algorithm, Consistent, Protocol};
+use crate::net::clock;
+use crate::pool::{Percentiles, Pool, ServerReport};
+use crate::proxy::Engine;
+use crate::proxy::errors::FailedExchange;
+use crate::time::Millis;
+
+/// How the engine is.
+#[derive(Debug, Clone, Serialize)]
+pub struct EngineStatus {
+    /// Of the snapshot: counts up with every change of the configuration or of a name's addresses.
+    pub generation: u64,
+    /// In file order.
+    pub listeners: Vec<ListenerStatus>,
+    /// In file order.
+    pub pools: Vec<PoolStatus>,
+    /// Access log lines that were lost.
+    pub dropped_log_lines: u64,
+}
+
+/// How a listener is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ListenerStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// `http` or `tcp`.
+    pub protocol: &'static str,
+    /// What it is bound to.
+    pub addresses: Vec<SocketAddr>,
+    /// Client connections open.
+    pub open: u32,
+    /// Accepted so far.
+    pub accepted: u64,
+    /// Closed at a limit so far.
+    pub rejected: u64,
+    /// Accepted in the last second.
+    pub accepted_per_second: u64,
+}
+
+/// How a pool is.
+#[derive(Debug, Clone, Serialize)]
+pub struct PoolStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// As in the file.
+    pub algorithm: String,
+    /// Servers that get requests.
+    pub up: usize,
+    /// All servers.
+    pub total: usize,
+    /// Requests and connections on them now.
+    pub in_flight: u64,
+    /// Backups last.
+    pub servers: Vec<ServerStatus>,
+    /// Names of servers that have no address: they did not resolve.
+    pub unresolved: Vec<Arc<str>>,
+}
+
+/// How a server is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// Its address.
+    pub address: SocketAddr,
+    /// `up`, `unknown`, `failed`, `down` or `disabled`.
+    pub state: &'static str,
+    /// Why; null when nothing has happened yet.
+    pub why: Option<String>,
+    /// For how long; null with `why`.
+    pub for_seconds: Option<u64>,
+    /// As in the file.
+    pub weight: u32,
+    /// It is used only when no other is available.
+    pub backup: bool,
+    /// Requests and connections on it now.
+    pub in_flight: u32,
+    /// It was given so far.
+    pub requests: u64,
+    /// Of which failed.
+    pub failures: u64,
+    /// Of the last one to two minutes; null when there was nothing.
+    pub latency_us: Option<Latencies>,
+}
+
+/// Microseconds, right to within 7 %.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Latencies {
+    /// Of 50 of 100 at most.
+    pub p50: u64,
+    /// Of 90 of 100 at most.
+    pub p90: u64,
+    /// Of 99 of 100 at most.
+    pub p99: u64,
+}
+
+/// The exchanges and sessions that failed last.
+#[derive(Debug, Clone, Serialize)]
+pub struct RecentErrors {
+    /// The newest last.
+    pub errors: Vec<FailedExchange>,
+    /// More that came at the same moment and were not kept.
+    pub missed: u64,
+}
+
+impl Engine {
+    /// How everything is. `rate` says how many connections a listener accepted in the last second.
+    pub fn status(&self, rate: impl Fn(&str) -> u64) -> EngineStatus {
+        let (snapshot, now) = (self.snapshot(), clock::now());
+        let listeners = snapshot.config.listeners.iter().map(|l| {
+            let (open, accepted, rejected) = self.listener_connections(&l.name).unwrap_or_default();
+            ListenerStatus {
+                name: Arc::clone(&l.name),
+                protocol: match l.protocol {
+                    Protocol::Http => "http",
+                    Protocol::Tcp => "tcp",
+                },
+                addresses: l.bind.clone(),
+                open,
+                accepted,
+                rejected,
+                accepted_per_second: rate(&l.name),
+            }
+        });
+        EngineStatus {
+            generation: snapshot.generation,
+            listeners: listeners.collect(),
+            pools: snapshot.pools.iter().map(|pool| pool_status(pool, now)).collect(),
+            dropped_log_lines: self.sinks.dropped(),
+        }
+    }
+
+    /// What failed last.
+    pub fn errors(&self) -> RecentErrors {
+        let errors = &self.shared.errors;
+        RecentErrors { errors: errors.all(), missed: errors.missed() }
+    }
+
+    /// Forgets latencies that are older than a minute; to be called once a minute.
+    pub fn turn_latencies(&self) {
+        self.snapshot().pools.iter().for_each(|pool| pool.turn_latencies());
+    }
+}
+
+fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
+    let reports = pool.report(now);
+    let has_address = |name: &str| reports.iter().any(|report| *report.server.name == *name);
+    let specs = pool.config.servers.iter().map(|spec| &spec.name);
+    PoolStatus {
+        name: Arc::clone(&pool.config.name),
+        algorithm: algorithm_name(&pool.config.algorithm).to_owned(),
+        up: reports.iter().filter(|report| report.condition.is_well()).count(),
+        total: reports.len(),
+        in_flight: pool.in_flight(),
+        unresolved: specs.filter(|name| !has_address(name)).cloned().collect(),
+        servers: reports.iter().map(|report| server_status(report, now)).collect(),
+    }
+}
+
+fn server_status(report: &ServerReport, now: Millis) -> ServerStatus {
+    let ServerReport { server, condition, note, weight, backup, .. } = report;
+    let latencies = |Percentiles { p50, p90, p99 }| Latencies { p50, p90, p99 };
+    ServerStatus {
+        name: Arc::clone(&server.name),
+        address: server.address,
+        state: condition.name(),
+        why: note.as_ref().map(|note| note.why.clone()),
+        for_seconds: note.as_ref().map(|note| now.since(Millis(note.since)) / 1000),
+        weight: *weight,
+        backup: *backup,
+        in_flight: server.in_flight(),
+        requests: server.requests(),
+        failures: server.failures(),
+        latency_us: server.latency.percentiles().map(latencies),
+    }
+}
+
+/// As it is written in the file.
+pub(crate) fn algorithm_name(algorithm: &Algorithm) -> &'static str {
+    match algorithm {
+        Algorithm::RoundRobin => "round_robin",
+        Algorithm::LeastConn => "least_conn",
+        Algorithm::IpHash { .. } => "ip_hash",
+        Algorithm::RandomTwo => "random_two",
+        Algorithm::Hash { consistent: Consistent::None, .. } => "hash",
+        Algorithm::Hash { consistent: Consistent::Ketama, .. } => "hash, consistent = ketama",
+        Algorithm::Hash { consistent: Consistent::Maglev, .. } => "hash, consistent = maglev",
+        Algorithm::First => "first",
+    }
+}
