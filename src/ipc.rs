@@ -415,7 +415,8 @@ impl<In: DeserializeOwned, Out: Serialize> Channel<In, Out> {
             let packet = match received {
                 Ok(Some(packet)) => packet,
                 Ok(None) => return Ok(None),
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(None),
+                // Said once, when the other side went without reading all; what it said before is still here, and then the end.
+                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => continue,
                 Err(e) => return Err(RecvError::Io(e)),
             };
             if let Some(message) = self.accept(&packet)? {

@@ -10,6 +10,7 @@ mod http {
     mod differential;
     mod handover;
     mod hostile;
+    mod reload;
     mod routing;
     mod servers;
     mod upgrade;

@@ -9,6 +9,8 @@ mod status;
 #[path = "process/supervised.rs"]
 mod supervised;
 mod support;
+#[path = "process/upgrade.rs"]
+mod upgrade;
 
 use std::fs::{self, Permissions};
 use std::io::{ErrorKind, Read};

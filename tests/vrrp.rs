@@ -22,6 +22,7 @@ mod vrrp {
     mod mismatches;
     mod partitions;
     mod reload;
+    mod upgrades;
     mod wire;
 }
 

@@ -43,6 +43,7 @@ use crate::app::duty::{Due, Duty};
 use crate::app::history::History;
 use crate::app::lock::{Lock, LockError};
 use crate::app::logs::{self, LogError};
+use crate::app::manager;
 use crate::app::supervisor::retired::Retired;
 use crate::app::supervisor::strays::Strays;
 use crate::app::supervisor::upgrade::{Foreign, Upgrade};
@@ -398,8 +399,7 @@ impl Supervisor {
 
     /// Stops accepting, and lets the proxy finish what is under way.
     async fn drain(&mut self) -> Flow {
-        // Nobody to tell about a failure but systemd itself.
-        let _ = sd_notify::notify(&[NotifyState::Stopping]);
+        manager::notify(&[NotifyState::Stopping]);
         let limit = self.loaded.config.global.shutdown_timeout;
         if !self.proxy.as_ref().is_some_and(|p| p.ready) {
             info!("stopping");
@@ -479,7 +479,7 @@ impl Supervisor {
         self.backoff.ready(clock::now());
         self.unserved_since = None;
         if !std::mem::replace(&mut self.has_served, true) {
-            let _ = sd_notify::notify(&[NotifyState::Ready]);
+            manager::notify(&[NotifyState::Ready]);
         }
         let pid = proxy.pid();
         if let Some(duty) = &mut self.duty {

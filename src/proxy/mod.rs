@@ -21,14 +21,14 @@ mod tcp;
 mod tunnel;
 mod worker;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -53,6 +53,9 @@ pub use crate::proxy::errors::{FailedExchange, FailedTry};
 pub use crate::proxy::explain::{Explanation, Liveness, PassedOver, Query, explain};
 pub use crate::proxy::listen::HANDSHAKES;
 pub use crate::proxy::status::{EngineStatus, Latencies, ListenerStatus, PoolStatus, RecentErrors, ServerStatus};
+
+/// So many configurations before the current one are kept for exchanges that began with them.
+const OLD_CONFIGURATIONS: usize = 16;
 
 /// How often idle connections to servers are looked through.
 const SWEEP: Duration = Duration::from_secs(1);
@@ -136,6 +139,8 @@ pub struct Engine {
     /// Workers that there ever were.
     born: usize,
     listeners: Vec<BoundListener>,
+    /// Configurations before, and the number of the first snapshot after each: exchanges under way may keep them.
+    before: VecDeque<(Weak<Config>, u64)>,
     counters: HashMap<Arc<str>, Arc<ListenerCounters>>,
 }
 
@@ -182,6 +187,7 @@ impl Engine {
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(snapshot.generation),
             draining: AtomicBool::new(false),
+            oldest: AtomicU64::new(0),
             retired: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             accepting: AtomicUsize::new(0),
@@ -199,6 +205,7 @@ impl Engine {
             leaving: Vec::new(),
             born: 0,
             listeners,
+            before: VecDeque::new(),
             counters: HashMap::new(),
         };
         this.staff(Millis(u64::MAX))?;
@@ -234,7 +241,10 @@ impl Engine {
             Snapshot::build(config, overrides, addresses, &self.sinks, Some(&current))
         };
         let ends_at = clock::now().after(next.config.global.drain_timeout);
+        self.before.push_back((Arc::downgrade(&current.config), next.generation));
         self.make_current(next, &current, ends_at);
+        drop(current);
+        self.let_go_of_the_oldest();
         self.listeners = listeners;
         let staffed = self.staff(ends_at);
         self.sinks.sweep();
@@ -249,6 +259,16 @@ impl Engine {
         let generation = next.generation;
         self.shared.snapshot.store(Arc::new(next));
         self.shared.generation.store(generation, Ordering::Release);
+    }
+
+    /// Bounds the configurations that are kept by exchanges under way.
+    fn let_go_of_the_oldest(&mut self) {
+        self.before.retain(|(config, _)| config.strong_count() > 0);
+        while self.before.len() > OLD_CONFIGURATIONS {
+            let Some((_, oldest)) = self.before.pop_front() else { break };
+            tracing::warn!("exchanges go on since {OLD_CONFIGURATIONS} reloads ago: the oldest are cut");
+            self.shared.oldest.store(oldest, Ordering::Relaxed);
+        }
     }
 
     /// As many workers as the configuration says, and every socket with one of them.

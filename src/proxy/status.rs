@@ -15,8 +15,6 @@ use crate::time::Millis;
 /// How the engine is.
 #[derive(Debug, Clone, Serialize)]
 pub struct EngineStatus {
-    /// Of the snapshot: counts up with every change of the configuration or of a name's addresses.
-    pub generation: u64,
     /// In file order.
     pub listeners: Vec<ListenerStatus>,
     /// In file order.
@@ -130,7 +128,6 @@ impl Engine {
             }
         });
         EngineStatus {
-            generation: snapshot.generation,
             listeners: listeners.collect(),
             pools: snapshot.pools.iter().map(|pool| pool_status(pool, now)).collect(),
             dropped_log_lines: self.sinks.dropped(),

@@ -40,6 +40,8 @@ pub(crate) struct Shared {
     pub(crate) generation: AtomicU64,
     /// No new connections; those there are end after what they do now.
     pub(crate) draining: AtomicBool,
+    /// Exchanges of snapshots before this one are cut: too many old configurations are kept by them.
+    pub(crate) oldest: AtomicU64,
     /// Another process takes what is queued from the listening sockets.
     pub(crate) retired: AtomicBool,
     /// Client connections open.

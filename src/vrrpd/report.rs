@@ -276,3 +276,46 @@ pub struct PeerStatus {
     /// Its advertisements are as ours would be.
     pub agrees: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn router(state: State, why: Why, for_seconds: u64, sent: u64) -> Status {
+        let router = RouterStatus {
+            name: "a".into(),
+            state,
+            for_seconds,
+            why: Some(why),
+            leaving: false,
+            priority: 100,
+            configured_priority: 100,
+            against: Vec::new(),
+            ready: true,
+            interface: "eth0".into(),
+            virtual_router_id: 1,
+            version: 3,
+            addresses: Vec::new(),
+            peers: Vec::new(),
+            sent,
+            received: 1,
+            drops: vec![("ttl".to_owned(), 2)],
+            memory: Memory::default(),
+        };
+        Status { routers: vec![router], drops: Vec::new() }
+    }
+
+    #[test]
+    fn a_process_that_was_replaced_on_purpose_leaves_its_counts_and_its_state() {
+        let before = router(State::Active, Why::PeerSilent, 100, 50);
+        let now = router(State::Active, Why::Resumed, 3, 7).after(&before);
+        let one = &now.routers[0];
+        assert_eq!((one.why, one.for_seconds, one.sent, one.received), (Some(Why::PeerSilent), 103, 57, 2));
+        assert_eq!(one.drops, [("ttl".to_owned(), 4)]);
+        // What has changed since is its successor's.
+        let now = router(State::Backup, Why::HandedOver, 3, 7).after(&before);
+        assert_eq!((now.routers[0].why, now.routers[0].for_seconds), (Some(Why::HandedOver), 3));
+        let other = Status::default();
+        assert_eq!(router(State::Active, Why::Resumed, 3, 7).after(&other), router(State::Active, Why::Resumed, 3, 7));
+    }
+}

@@ -181,3 +181,57 @@ async fn a_guard_that_is_missing_is_an_error() {
     let status = wait_for("its end", || proxy.0.try_wait().unwrap());
     assert_eq!(status.code(), Some(1));
 }
+
+#[tokio::test]
+async fn a_proxy_that_retires_leaves_the_queue_and_finishes_what_it_has() {
+    let mut proxy = Proxy::start(false).await;
+    let session = proxy.connect();
+    proxy.say(ToProxy::Retire).await;
+    // Called off by nothing.
+    proxy.say(ToProxy::Quiet { on: false }).await;
+    proxy.say(ToProxy::Abort { addresses: Vec::new(), token: 1 }).await;
+    assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Aborted { token: 1 }));
+    echo(&session).unwrap();
+    drop(session);
+    assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Drained));
+    assert_eq!(comm(proxy.pid).as_deref(), Some("bascule-proxy"));
+}
+
+#[tokio::test]
+async fn a_proxy_whose_channel_ends_retires_and_leaves_when_it_was_told_so_before() {
+    let proxy = Proxy::start(false).await;
+    let session = proxy.connect();
+    proxy.say(ToProxy::RetireAtEnd { on: true }).await;
+    let Proxy { parent: _parent, pid, channel, .. } = proxy;
+    drop(channel);
+    echo(&session).unwrap();
+    echo(&session).unwrap();
+    drop(session);
+    wait_for("its end", || comm(pid).is_none().then_some(()));
+}
+
+#[tokio::test]
+async fn what_another_proxy_has_counted_is_counted_on() {
+    let mut proxy = Proxy::start(false).await;
+    drop(proxy.connect());
+    let since = state(&mut proxy.channel, 1).await;
+    let until = since.replace("\"requests\":1", "\"requests\":41");
+    assert_ne!(since, until);
+    let raw = |text: &str| serde_json::value::RawValue::from_string(text.to_owned()).unwrap();
+    proxy.say(ToProxy::Count { since: raw(&since), until: raw(&until) }).await;
+    state(&mut proxy.channel, 41).await;
+}
+
+/// The state in which the one server has had so many requests.
+async fn state(channel: &mut ProxyChannel, requests: u32) -> String {
+    let next = async {
+        loop {
+            if let FromProxy::State(state) = channel.recv().await.unwrap().expect("a message, not the end").0
+                && state.get().contains(&format!("\"requests\":{requests},"))
+            {
+                return state.get().to_owned();
+            }
+        }
+    };
+    timeout(PATIENCE, next).await.expect("a state in time")
+}

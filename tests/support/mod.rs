@@ -142,6 +142,11 @@ impl Instance {
         });
     }
 
+    /// Reads away the messages to the service manager, whose queue holds ten.
+    pub(crate) fn forget_notices(&self) {
+        while self.notify.recv(&mut [0; 256]).is_ok() {}
+    }
+
     pub(crate) fn pid(&self) -> u32 {
         self.child.id()
     }

@@ -25,6 +25,8 @@ const LOG: &str =
 pub(crate) struct Proxy {
     engine: Engine,
     bound: Vec<(Arc<str>, SocketAddr)>,
+    /// More descriptors of the sockets.
+    sockets: Vec<BoundListener>,
     log: BufReader<UnixStream>,
 }
 
@@ -37,17 +39,7 @@ impl Proxy {
 
     /// The same with a configuration that `change` has completed.
     pub(crate) fn start_with(config: &str, change: impl FnOnce(&mut Config)) -> Self {
-        let mut text = config.to_owned();
-        if !config.contains("[global]") {
-            text.push_str("[global]\nworkers = 1\n");
-        }
-        if !config.contains("[access_log]") {
-            text.push_str(LOG);
-        }
-        let dir = TempDir::new();
-        let file = dir.path().join("bascule.toml");
-        fs::write(&file, text).unwrap();
-        let mut config = config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config;
+        let mut config = Self::load(config);
         change(&mut config);
         let workers = config.global.workers.map_or(1, |n| n.get() as usize);
         let shards = NonZeroUsize::new(workers).unwrap();
@@ -62,13 +54,37 @@ impl Proxy {
             })
             .collect();
         let bound = listeners.iter().map(|l| (Arc::clone(&l.name), l.addr)).collect();
+        let sockets = listeners.iter().map(again).collect();
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let files = vec![(PathBuf::from("/log"), theirs.into())];
         let engine =
             Engine::start(config, Default::default(), listeners, files, &Default::default(), serde_json::Value::Null)
                 .unwrap();
-        Self { engine, bound, log: BufReader::new(ours) }
+        Self { engine, bound, sockets, log: BufReader::new(ours) }
+    }
+
+    /// Goes over to `config`, on the sockets of those of its listeners that there are already.
+    pub(crate) fn reload(&mut self, config: &str) {
+        let config = Self::load(config);
+        let named = |l: &&BoundListener| config.listeners.iter().any(|listener| listener.name == l.name);
+        let listeners = self.sockets.iter().filter(named).map(again).collect();
+        let next = self.engine.builder().build(config, Default::default(), &Default::default());
+        self.engine.apply(next, listeners, Vec::new(), &Default::default()).unwrap();
+    }
+
+    fn load(config: &str) -> Config {
+        let mut text = config.to_owned();
+        if !config.contains("[global]") {
+            text.push_str("[global]\nworkers = 1\n");
+        }
+        if !config.contains("[access_log]") {
+            text.push_str(LOG);
+        }
+        let dir = TempDir::new();
+        let file = dir.path().join("bascule.toml");
+        fs::write(&file, text).unwrap();
+        config::load(&file, &LoadOptions::default()).unwrap_or_else(|e| panic!("{e}")).config
     }
 
     /// Begins to drain.
@@ -109,6 +125,12 @@ impl Proxy {
             }
         }
     }
+}
+
+/// The same sockets.
+fn again(l: &BoundListener) -> BoundListener {
+    let shards = l.shards.iter().map(|shard| shard.try_clone().unwrap()).collect();
+    BoundListener { name: Arc::clone(&l.name), addr: l.addr, shards }
 }
 
 /// A virtual router with these addresses, which may be of loopback as in no file, that tracks these pools.

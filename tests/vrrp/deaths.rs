@@ -99,7 +99,7 @@ fn what_a_box_that_died_left_behind_goes_at_its_next_start() {
     first.restart();
     owners.settle(&[(vip(51), 2)], A_WHILE);
     first.wait_for_state("r51", "backup");
-    assert!(first.instance.log().contains("192.0.2.51/24 was left by a process that died: removed"));
+    assert!(first.instance.log().contains("192.0.2.51/24 was left by a process before this one: removed"));
 }
 
 #[test]

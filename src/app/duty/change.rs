@@ -22,6 +22,7 @@ use crate::config::Loaded;
 use crate::config::model::{Config, VirtualRouter};
 use crate::proxy::BoundListener;
 use crate::sys::user::Identity;
+use crate::vrrpd::report::Status;
 
 /// What the routers are to be.
 #[derive(Debug)]
@@ -112,6 +113,19 @@ impl Duty {
         if let Stage::Stopped = self.stage {
             self.stage = Stage::Steady;
         }
+    }
+
+    /// There are no routers any more: nothing is left but what proxies watch.
+    pub(in crate::app) async fn dissolve(&mut self) {
+        if let Some(child) = self.child.take() {
+            child.end(super::LEAVE_LIMIT).await;
+        }
+        (self.stage, self.change, self.start_at, self.mute_since) = (Stage::Stopped, None, None, None);
+        (self.routers, self.doors) = (Vec::new(), Vec::new());
+        self.status = Status::default();
+        self.memories.clear();
+        self.condition.follow(&[], |_| None);
+        self.tracker = Tracker::start(&[], None);
     }
 
     async fn show_doors(&mut self) {

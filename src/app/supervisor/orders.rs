@@ -82,7 +82,7 @@ impl Supervisor {
     }
 
     /// What is said of servers has changed.
-    async fn override_servers(&mut self) -> Flow {
+    pub(super) async fn override_servers(&mut self) -> Flow {
         self.overrides = self.standing.overrides(&self.loaded.config);
         if !self.proxy.as_ref().is_some_and(|proxy| proxy.ready) {
             // The next one begins with it.
@@ -218,7 +218,12 @@ impl Supervisor {
                 self.leaving = false;
                 self.drain().await
             }
-            DutyEvent::Stopped => ControlFlow::Continue(()),
+            DutyEvent::Stopped => {
+                if let Some(duty) = self.duty.as_mut().filter(|_| self.loaded.config.routers.is_empty()) {
+                    duty.dissolve().await;
+                }
+                ControlFlow::Continue(())
+            }
             DutyEvent::HandedOver(taken) => {
                 if let Some(reply) = self.handover.take() {
                     let answer = if taken {

@@ -24,6 +24,7 @@ use super::{Flow, Supervisor};
 use crate::app::admin::Answer;
 use crate::app::history::Generation;
 use crate::app::{at, effects, logs};
+use crate::config::model::Overrides;
 use crate::config::{self, LoadOptions, Loaded};
 use crate::ipc::{Setup, ToProxy};
 use crate::sys::schedule;
@@ -89,6 +90,8 @@ struct Step {
     token: u64,
     until: Instant,
     changes: Vec<String>,
+    /// What the proxy was told of servers with it.
+    overrides: Overrides,
 }
 
 /// What [`Reload::next`] has waited for.
@@ -267,13 +270,14 @@ impl Supervisor {
         let (listeners, mut fds) = self.sockets.with(&plan);
         fds.extend(files.iter().map(AsFd::as_fd));
         let overrides = self.standing.overrides(&next.config);
-        let setup = Setup { config: next.without_passwords.clone(), overrides, listeners, log_files: paths };
+        let setup =
+            Setup { config: next.without_passwords.clone(), overrides: overrides.clone(), listeners, log_files: paths };
         let sent = match &self.proxy {
             Some(proxy) => proxy.send(&ToProxy::Prepare { token, setup }, &fds).await,
             None => Ok(()),
         };
         let until = Instant::now() + PREPARE_LIMIT;
-        let step = Step { wanted, next, plan: Some(plan), token, until, changes };
+        let step = Step { wanted, next, plan: Some(plan), token, until, changes, overrides };
         self.reload.stage = Stage::Preparing(Box::new(step));
         match sent {
             Ok(()) => ControlFlow::Continue(()),
@@ -348,8 +352,13 @@ impl Supervisor {
             (None, _) => None,
         };
         step.until = Instant::now() + COMMIT_LIMIT;
+        // Something may have been said of servers while it prepared.
+        let said = step.overrides != self.overrides;
         self.reload.stage = Stage::Committing(step);
-        let told = self.tell(ToProxy::Commit { token }, &[]).await;
+        let mut told = self.tell(ToProxy::Commit { token }, &[]).await;
+        if said && told.is_continue() {
+            told = self.override_servers().await;
+        }
         if told.is_break() {
             return told;
         }

@@ -254,10 +254,8 @@ impl Supervisor {
         let Some(link) = self.retired.take(pid) else { return ControlFlow::Continue(()) };
         let connections = link.connections();
         match (&link, lost) {
-            (Link::Silent { .. }, Lost::Closed) => {
-                let how = link.kill().await;
-                info!(pid, status = how, "the proxy of another version has left");
-            }
+            // Its end was waited for.
+            (Link::Silent { .. }, Lost::Closed) => info!(pid, "the proxy of another version has left"),
             _ => {
                 let how = link.kill().await;
                 error!(pid, connections, reason = %lost, status = how, "proxy that was replaced lost");

@@ -93,16 +93,16 @@ impl Sockets {
     /// Goes over to `plan`, which listens already. What was left out by it gets no new connections.
     pub(in crate::app) fn take(&mut self, plan: Plan) {
         let Plan { wanted, fresh } = plan;
+        for shard in self.left.iter().flat_map(|(_, bound)| &bound.shards) {
+            // Some are had again; the others are refused again below.
+            let _ = listen::accept_new(shard);
+        }
         let mut before: Vec<BoundListener> = std::mem::take(&mut self.bound);
         before.extend(self.left.drain(..).map(|(_, bound)| bound));
         for (name, addr, options) in wanted {
             let mut shards = Vec::new();
             if let Some(at) = before.iter().position(|bound| bound.addr == addr) {
                 let known = before.swap_remove(at);
-                for shard in &known.shards {
-                    // It may have been left.
-                    let _ = listen::accept_new(shard);
-                }
                 if let Err(e) = listen::listen(&name, addr, &known.shards, &options) {
                     warn!(error = %e, "the length of its queue stays as it was");
                 }

@@ -15,6 +15,7 @@ use super::{Flow, Request, Signals, Supervisor};
 use crate::app::admin::Answer;
 use crate::app::child::{Child, Lost, Program, Spawned};
 use crate::app::duty::Duty;
+use crate::app::manager;
 use crate::app::upgrade::{
     Bequest, Cleared, Document, FORMAT, HandedListener, HandedProcess, HandedProxy, Origin, Rehearsal, Running,
     left_open,
@@ -119,7 +120,7 @@ impl Supervisor {
         let next = Candidate { program, path };
         let rehearsal = self.rehearse(origin, &next)?;
         info!(path = %next.path.display(), "upgrade: the new program is tried");
-        let _ = sd_notify::notify(&reloading());
+        manager::notify(&reloading());
         self.upgrade.stage = Stage::Rehearsing(rehearsal, next);
         self.upgrade.number += 1;
         self.upgrade.outcome = None;
@@ -179,7 +180,7 @@ impl Supervisor {
         self.upgrade.stage = Stage::Idle;
         self.upgrade.outcome = Some(Err(format!("{why}\nnothing has changed")));
         self.admin.resume();
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        manager::notify(&[NotifyState::Ready]);
     }
 
     /// Gives an upgrade up, as the instance stops.
@@ -379,7 +380,7 @@ impl Supervisor {
         info!(from = from.version, to = now.version, "upgrade done");
         self.upgrade.outcome = Some(Ok(json!(text)));
         self.upgrade.stage = Stage::Idle;
-        let _ = sd_notify::notify(&[NotifyState::Ready]);
+        manager::notify(&[NotifyState::Ready]);
     }
 }
 

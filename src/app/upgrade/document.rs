@@ -216,7 +216,7 @@ mod tests {
     fn text(format: u32) -> String {
         format!(
             r#"{{"format":{format},"running":{{"version":"9.9.9","proxy":1,"vrrp":null}},"ipc":4,"node":"a","config":"",
-            "files":[],"started":1,"number":1,"lock":3,"admin":4,"listeners":[],
+            "files":[],"checksum":7,"generation":3,"started":1,"number":1,"lock":3,"admin":4,"listeners":[],
             "proxy":{{"process":{{"pid":1,"channel":5}},"connections":0}},"retired":[],"state":{{"a":1}},"duty":null}}"#
         )
     }

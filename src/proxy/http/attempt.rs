@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::net::IpAddr;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 
 use rustix::io::Errno;
@@ -538,7 +539,7 @@ pub(super) async fn relay_body<C: Transport>(
                 Poll::Pending if pump.source_done() => return Poll::Ready(Ok(Some(Relayed::Read))),
                 Poll::Pending => {}
             }
-            if conn.has_ended(lease.server()) {
+            if conn.has_ended(lease.server()) || ex.generation < conn.worker.shared.oldest.load(Ordering::Relaxed) {
                 return Poll::Ready(Err(Reason::DrainTimeout));
             }
             let now = conn.worker.now();

@@ -39,6 +39,8 @@ pub(super) struct Exchange<'c, C: Transport> {
     /// The client waits for 100 Continue.
     pub(super) expects: bool,
     pub(super) log: Option<Arc<Log>>,
+    /// Number of the snapshot that it runs on.
+    pub(super) generation: u64,
     place: Place,
 }
 
@@ -68,12 +70,24 @@ pub(super) struct Refusal {
 impl<'c, C: Transport> Exchange<'c, C> {
     pub(super) fn new(conn: &'c Conn<C>, scratch: Box<Scratch>, buf: Buffer, facts: Facts) -> Self {
         let expects = scratch.request.expect_continue;
-        Self { conn, scratch, buf, facts, held_body: 0, rest: None, expects, log: None, place: Place::default() }
+        Self {
+            conn,
+            scratch,
+            buf,
+            facts,
+            held_body: 0,
+            rest: None,
+            expects,
+            log: None,
+            generation: 0,
+            place: Place::default(),
+        }
     }
 
     /// Does all of it; says what becomes of the connection.
     pub(super) async fn run(mut self) -> Next {
         let (view, place) = self.conn.listener.view(&self.conn.worker);
+        self.generation = view.snapshot.generation;
         self.facts.received = self.scratch.request.len as u64;
         let next = match self.answer(&view, place).await {
             Then::Done(next) => next,

@@ -34,6 +34,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         generation: AtomicU64::new(snapshot.generation),
         snapshot: ArcSwap::from_pointee(snapshot),
         draining: AtomicBool::new(false),
+        oldest: AtomicU64::new(0),
         retired: AtomicBool::new(false),
         connections: AtomicUsize::new(0),
         accepting: AtomicUsize::new(0),
