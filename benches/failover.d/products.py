@@ -303,10 +303,8 @@ track_pools = ["web"]
         self.command(self.tool("stop"))
 
     def reload(self):
-        """A file is read at start: the box is started anew."""
-        self.main.signal(signal.SIGTERM)
-        self.main.child.wait(40)
-        self.start()
+        self.configure()
+        self.command(self.tool("reload"))
 
     def handover(self):
         self.command(self.tool("vrrp", "handover"))

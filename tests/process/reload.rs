@@ -419,8 +419,9 @@ fn a_server_is_used_as_the_operator_says_until_the_file_says_something_else() {
     let bodies = |n: usize| -> Vec<String> { (0..n).map(|_| body(addr)).collect() };
     let reds = |n: usize| bodies(n).iter().filter(|body| *body == "red").count();
     assert_eq!(reds(10), 5);
-    assert!(instance.done(&["server", "drain", "p/red"]).contains("p/red gets nothing new"));
+    assert!(instance.done(&["server", "drain", "p/red", "--wait", "10s"]).contains("p/red gets nothing new"));
     assert_eq!(reds(10), 0);
+    assert_eq!(instance.status()["pools"][0]["servers"][0]["state"], "draining");
     // It outlives a reload of something else, a crash, and a restart.
     instance.apply(&(config(1) + "retries = 3\n"));
     assert_eq!(reds(10), 0);

@@ -277,9 +277,38 @@ fn an_upgrade_under_way_refuses_another_and_a_stop_ends_it() {
     let mut first = Ended(first.unwrap());
     stage.instance.wait_for_log("the new program is tried");
     assert!(stage.fail(&[]).contains("an upgrade is under way"));
+    let reload = stage.command(&["reload"]);
+    assert_eq!(reload.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&reload.stderr).contains("an upgrade is under way; try again"));
     stage.instance.signal(Signal::TERM);
     assert_eq!(stage.instance.wait().code(), Some(0));
     assert_eq!(wait_for("the end of the command", || first.0.try_wait().unwrap()).code(), Some(1));
+}
+
+#[test]
+fn the_new_program_goes_on_with_generations_and_what_was_said_of_servers() {
+    let stage = Stage::start();
+    let file = stage.instance.config_file();
+    let text = fs::read_to_string(&file).unwrap();
+    let done = |arguments: &[&str]| {
+        let output = stage.command(arguments);
+        assert!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        String::from_utf8(output.stdout).unwrap()
+    };
+    fs::write(&file, text.replace("[pool.web]", "[pool.web]\nretries = 5")).unwrap();
+    done(&["reload"]);
+    let server = stage.status()["pools"][1]["servers"][0]["name"].as_str().unwrap().to_owned();
+    done(&["server", "weight", &format!("web/{server}"), "7"]);
+    stage.upgrade(&[]);
+    let status = stage.status();
+    assert_eq!((&status["generation"], &status["file"]["is"]), (&2.into(), &"running".into()));
+    assert_eq!(
+        (&status["overrides"][0]["weight"], &status["pools"][1]["servers"][0]["weight"]),
+        (&7.into(), &7.into())
+    );
+    fs::write(&file, text).unwrap();
+    assert!(done(&["reload"]).starts_with("generation 3 is in force\n  - pool.web.retries: 5\n"));
+    assert!(done(&["history"]).contains("*      3  "));
 }
 
 /// A child that is ended with the test.

@@ -185,7 +185,10 @@ impl Kind {
         settle([them, us, them]);
         never_two(begin);
         let log = bascule.instance.log();
-        assert!(log.contains(&format!("{ours}/")) && log.contains("was left by a process before this one: removed"), "{log}");
+        assert!(
+            log.contains(&format!("{ours}/")) && log.contains("was left by a process before this one: removed"),
+            "{log}"
+        );
 
         // It stops.
         let begin = Instant::now();

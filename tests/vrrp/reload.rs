@@ -1,6 +1,7 @@
 //! The virtual routers of the file change while the box holds their addresses.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpStream};
+use std::thread;
 use std::time::Instant;
 
 use crate::lab::Lab;
@@ -47,6 +48,25 @@ fn what_is_held_is_held_on_whatever_else_changes() {
     let elected = |which: &Bascule<'_>| which.changes("r51").into_iter().filter(|c| c.to == "active").count();
     assert_eq!(elected(&second), 0, "{}", second.instance.log());
     assert_eq!(first.router("r51")["configured_priority"], 180);
+}
+
+#[test]
+fn while_addresses_are_handed_over_nothing_changes() {
+    let Some(lab) = Lab::new(3) else { return };
+    let (owners, first, _second) = pair(&lab, "handover_drain = \"2s\"");
+    // It asks nothing, so that the drain waits for it.
+    let _idle = lab.hosts[2].run(|| TcpStream::connect((vip(51), 80))).unwrap();
+    thread::scope(|scope| {
+        let handover = scope.spawn(|| first.tell(&["vrrp", "handover"]));
+        first.instance.wait_for_log("before the addresses go");
+        let output = first.command(&["reload"]);
+        assert_eq!(output.status.code(), Some(1));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert!(said.contains("addresses are being handed over; try again"), "{said}");
+        handover.join().unwrap();
+    });
+    owners.settle(&[(vip(51), 2)], A_WHILE);
+    first.tell(&["reload"]);
 }
 
 #[test]
