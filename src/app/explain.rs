@@ -50,7 +50,8 @@ pub(super) fn run(arguments: Arguments) -> ExitCode {
         Err(diagnostics) => return bad_config(&diagnostics),
     };
     let answer = if client::is_alone(&socket) {
-        match file.load() {
+        // Warnings were shown when it was read for the socket's path.
+        match file.load_again() {
             Ok(loaded) => from_file(loaded.config, &imagined),
             Err(diagnostics) => return bad_config(&diagnostics),
         }

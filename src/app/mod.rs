@@ -322,9 +322,14 @@ struct File {
 
 impl File {
     fn load(self) -> Result<Loaded, Diagnostics> {
-        let loaded = config::load(&self.path, &LoadOptions { node: self.node })?;
+        let loaded = self.load_again()?;
         eprint!("{}", loaded.warnings);
         Ok(loaded)
+    }
+
+    /// The same without a word about what is probably not meant.
+    fn load_again(self) -> Result<Loaded, Diagnostics> {
+        config::load(&self.path, &LoadOptions { node: self.node })
     }
 }
 

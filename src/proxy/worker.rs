@@ -174,7 +174,13 @@ impl Worker {
     pub(super) fn end_the_gone_at(&self, at: Millis) {
         let contexts = self.live_contexts();
         contexts.iter().for_each(|context| context.end_at(at));
-        self.ends.borrow_mut().push(at);
+        // In whole seconds, so that any number of reloads makes no more than so many.
+        let look_at = Millis(at.0.saturating_add(999) / 1000 * 1000);
+        let mut ends = self.ends.borrow_mut();
+        if !ends.contains(&look_at) {
+            ends.push(look_at);
+        }
+        drop(ends);
         if contexts.iter().any(|context| context.is_gone()) {
             self.wheel.wake_all();
         }

@@ -14,7 +14,9 @@ use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::origin::Answering;
-use crate::support::{Instance, PATIENCE, bascule, connect, echo, echo_server, free_addr, kill, wait_for};
+use crate::support::{
+    Instance, PATIENCE, bascule, connect, echo, echo_server, free_addr, kill, status_field, wait_for,
+};
 
 /// A server of its own name.
 fn named(name: &'static str) -> SocketAddr {
@@ -349,6 +351,9 @@ fn a_hundred_reloads_of_every_kind_lose_no_request_and_no_session() {
     let instance = Instance::start(&kinds[0]);
     let sessions: Vec<TcpStream> = (0..20).map(|_| connect(raw).unwrap()).collect();
     sessions.iter().for_each(|session| echo(session).unwrap());
+    let proxy = instance.proxy_pid();
+    let descriptors = || fs::read_dir(format!("/proc/{}/fd", instance.pid())).unwrap().count();
+    let (opened, threads) = (descriptors(), status_field(proxy, "Threads"));
     let load = Load::start(addr);
     for i in 1..=100 {
         instance.apply(&kinds[i % kinds.len()]);
@@ -361,6 +366,11 @@ fn a_hundred_reloads_of_every_kind_lose_no_request_and_no_session() {
     assert!(asked > 100, "{asked}");
     sessions.iter().for_each(|session| echo(session).unwrap());
     assert!(!instance.log().contains("panic"), "{}", instance.log());
+    // Nothing is left of all that.
+    instance.apply(&kinds[0]);
+    wait_for("no more descriptors than before", || (descriptors() <= opened).then_some(()));
+    wait_for("no more threads than before", || (status_field(proxy, "Threads") == threads).then_some(()));
+    assert_eq!(instance.proxy_pid(), proxy);
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::thread;
 use std::time::Instant;
 
 use crate::lab::Lab;
-use crate::support::wait_for;
+use crate::support::{bascule, wait_for};
 use crate::vrrp::bascule::Bascule;
 use crate::vrrp::boxes::{A_WHILE, ask_while, pair, router, vip};
 
@@ -57,13 +57,14 @@ fn while_addresses_are_handed_over_nothing_changes() {
     // It asks nothing, so that the drain waits for it.
     let _idle = lab.hosts[2].run(|| TcpStream::connect((vip(51), 80))).unwrap();
     thread::scope(|scope| {
-        let handover = scope.spawn(|| first.tell(&["vrrp", "handover"]));
+        let (host, file) = (first.host, first.instance.config_file());
+        let handover = scope.spawn(move || host.run(|| bascule(&["vrrp", "handover", "-c", &file])));
         first.instance.wait_for_log("before the addresses go");
         let output = first.command(&["reload"]);
         assert_eq!(output.status.code(), Some(1));
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(said.contains("addresses are being handed over; try again"), "{said}");
-        handover.join().unwrap();
+        assert!(handover.join().unwrap().status.success());
     });
     owners.settle(&[(vip(51), 2)], A_WHILE);
     first.tell(&["reload"]);
