@@ -99,6 +99,8 @@ pub(crate) struct Worker {
     pub(super) contexts: RefCell<Vec<Weak<ListenerCtx>>>,
     /// When connections of what a reload has removed are cut.
     ends: RefCell<Vec<Millis>>,
+    /// [`Shared::oldest`] as last looked at.
+    oldest: Cell<u64>,
     buffers: Rc<BufferPool>,
     pipes: Rc<PipePool>,
     now: Cell<Millis>,
@@ -121,6 +123,7 @@ impl Worker {
             shards: RefCell::default(),
             contexts: RefCell::default(),
             ends: RefCell::default(),
+            oldest: Cell::new(0),
             buffers: BufferPool::new(),
             pipes: PipePool::new(),
             now: Cell::new(now),
@@ -181,6 +184,10 @@ impl Worker {
             ends.push(look_at);
         }
         drop(ends);
+        let oldest = self.shared.oldest.load(Ordering::Relaxed);
+        if self.oldest.replace(oldest) != oldest {
+            self.wheel.wake_all();
+        }
         if contexts.iter().any(|context| context.is_gone()) {
             self.wheel.wake_all();
         }

@@ -6,14 +6,15 @@ use std::collections::BTreeSet;
 use std::fs::{self, Permissions};
 use std::io::{Read, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Output};
 
 use rustix::process::Signal;
 use serde_json::Value;
 
 use crate::support::origin::Answering;
-use crate::support::{Instance, connect, echo, free_addr, kill, wait_for};
+use crate::support::{Instance, TempDir, connect, echo, free_addr, kill, wait_for};
 use crate::{bascule, config};
 
 /// Runs a command against the instance.
@@ -300,6 +301,35 @@ fn without_a_group_the_socket_is_the_owners_and_an_unknown_one_is_an_error() {
     let mut other = Instance::spawn(&text);
     assert_eq!(other.wait().code(), Some(1));
     assert!(other.log().contains("there is no group \"no-such-group\""), "{}", other.log());
+}
+
+#[test]
+fn a_socket_that_is_there_is_replaced_if_nobody_answers_and_nothing_else_is() {
+    let dir = TempDir::new();
+    let path = dir.path().join("socket");
+    let with_socket = || {
+        let admin = format!("[admin]\nsocket = \"{}\"\n[listener.l]", path.display());
+        config(free_addr(), "").replace("[listener.l]", &admin)
+    };
+    let refused = |why: &str| {
+        let mut instance = Instance::spawn(&with_socket());
+        assert_eq!(instance.wait().code(), Some(1));
+        assert!(instance.log().contains(why), "{}", instance.log());
+    };
+    fs::write(&path, "important").unwrap();
+    refused("there is a file that is no socket; remove it");
+    assert_eq!(fs::read_to_string(&path).unwrap(), "important");
+    fs::remove_file(&path).unwrap();
+    // Somebody else's, who answers; then he is gone.
+    let other = UnixListener::bind(&path).unwrap();
+    if std::env::var_os("BASCULE_TEST_UNPRIVILEGED").is_none() {
+        chown(&path, Some(65534), Some(65534)).unwrap();
+    }
+    refused("somebody answers there");
+    drop(other);
+    let instance = Instance::start(&with_socket());
+    assert_eq!(json(&instance, "status")["pid"], instance.pid());
+    assert_eq!(fs::metadata(&path).unwrap().mode() & 0o777, 0o600);
 }
 
 #[test]
