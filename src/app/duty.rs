@@ -164,13 +164,18 @@ const HANDOVER_LIMIT: Duration = Duration::from_secs(60);
 impl Duty {
     /// What runs `loaded`'s virtual routers; `None` when there are none. To be called by the main thread in its runtime.
     pub(super) fn new(loaded: &Loaded, listeners: &[BoundListener], program: &Program) -> io::Result<Option<Self>> {
-        let config = &loaded.config;
-        if config.routers.is_empty() {
+        if loaded.config.routers.is_empty() {
             return Ok(None);
         }
+        Self::build(loaded, listeners, program).map(Some)
+    }
+
+    /// The same, also of no routers: proxies may watch its guard still.
+    fn build(loaded: &Loaded, listeners: &[BoundListener], program: &Program) -> io::Result<Self> {
+        let config = &loaded.config;
         let count = config.routers.len();
         let identity = change::runner(config);
-        Ok(Some(Self {
+        Ok(Self {
             routers: config.routers.clone(),
             config: loaded.effective.clone(),
             node: config.node.to_string(),
@@ -189,13 +194,13 @@ impl Duty {
             status: Status::default(),
             memories: Vec::new(),
             scheduling: String::new(),
-            stage: Stage::Steady,
+            stage: if count == 0 { Stage::Stopped } else { Stage::Steady },
             then: None,
             rounds: 0,
             quiet: false,
             succession: Succession::default(),
             change: None,
-        }))
+        })
     }
 
     /// Whether the configuration may change now.
@@ -203,10 +208,8 @@ impl Duty {
     /// # Errors
     /// Why not.
     pub(super) fn may_change(&self) -> Result<(), String> {
-        match self.stage {
-            Stage::Steady | Stage::Stopped => Ok(()),
-            _ => Err("addresses are being handed over; try again when that is done".to_owned()),
-        }
+        let busy = "addresses are being handed over; try again when that is done";
+        if self.is_steady() { Ok(()) } else { Err(busy.to_owned()) }
     }
 
     /// What a proxy watches instead of us.

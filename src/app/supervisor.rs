@@ -49,7 +49,7 @@ use crate::app::supervisor::strays::Strays;
 use crate::app::supervisor::upgrade::{Foreign, Upgrade};
 use crate::app::upgrade::{DocumentError, Origin};
 use crate::app::watchdog::heartbeat_interval;
-use crate::config::model::{Config, Overrides};
+use crate::config::model::Config;
 use crate::config::{Diagnostics, Loaded};
 use crate::ipc::{Event, FromProxy, Purpose, Setup, Start, ToProxy};
 use crate::net::clock;
@@ -120,8 +120,7 @@ struct Supervisor {
     /// None where `state_dir` cannot be used.
     history: Option<History>,
     standing: Standing,
-    overrides: Overrides,
-    /// Who waits until they are in force, and is told so.
+    /// Who waits until what was said of servers is in force, and is told so.
     overriding: Vec<(oneshot::Sender<Answer>, String)>,
     reload: Reload,
     sockets: Sockets,
@@ -200,7 +199,6 @@ pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Res
             asks: Asks::new(),
             level,
             history: history.ok(),
-            overrides: standing.overrides(&loaded.config),
             overriding: Vec::new(),
             loaded: Arc::new(loaded),
             standing,
@@ -343,12 +341,8 @@ impl Supervisor {
     async fn introduce(&self, child: &Child) -> Result<(), Lost> {
         let (log_files, log_fds) = self.open_logs();
         let (listeners, mut fds) = self.sockets.now();
-        let setup = Setup {
-            config: self.loaded.without_passwords.clone(),
-            overrides: self.overrides.clone(),
-            listeners,
-            log_files,
-        };
+        let setup =
+            Setup { config: self.loaded.without_passwords.clone(), overrides: self.overrides(), listeners, log_files };
         let node = self.loaded.config.node.to_string();
         let start = Start { node, setup, state: self.state.clone(), guarded: false, purpose: Purpose::Serve };
         fds.extend(log_fds.iter().map(AsFd::as_fd));

@@ -6,17 +6,17 @@ use std::fs::{self, Permissions};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
+use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::gone;
 use crate::support::origin::Answering;
 use crate::support::wire::{Peer, get, ok};
 use crate::support::{Instance, TempDir, bascule, comm, connect, echo, echo_server, free_addr, kill, wait_for};
+use crate::{Ended, gone};
 
 /// An instance of a program of its own, with an HTTP and a TCP listener.
 struct Stage {
@@ -309,16 +309,6 @@ fn the_new_program_goes_on_with_generations_and_what_was_said_of_servers() {
     fs::write(&file, text).unwrap();
     assert!(done(&["reload"]).starts_with("generation 3 is in force\n  - pool.web.retries: 5\n"));
     assert!(done(&["history"]).contains("*      3  "));
-}
-
-/// A child that is ended with the test.
-struct Ended(Child);
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
 }
 
 #[test]

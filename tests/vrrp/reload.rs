@@ -81,6 +81,9 @@ fn a_router_that_is_gone_gives_its_address_away_and_no_request_is_lost() {
     assert!(answered > 0 && lost.is_empty(), "{answered} answered, lost: {lost:?}");
     assert_eq!(second.why("r51"), "the active router resigned");
     wait_for("no vrrp process", || (first.status()["vrrp"]["routers"] == serde_json::json!([])).then_some(()));
+    // The program can be replaced all the same, and what is under way goes on.
+    let said = first.tell(&["upgrade"]);
+    assert!(said.contains("upgraded from version"), "{said}");
     // It comes back.
     first.reload(&router(51, 200, ""));
     owners.settle(&[(vip(51), 1)], A_WHILE);

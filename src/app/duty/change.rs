@@ -46,8 +46,9 @@ impl Duty {
         let config = &loaded.config;
         let doors = doors(config, listeners);
         let same = |(a, b): (&Arc<VirtualRouter>, &Arc<VirtualRouter>)| a == b;
-        let routers = &config.routers;
-        let unchanged = self.routers.len() == routers.len() && self.routers.iter().zip(routers).all(same);
+        // A change may be on its way already.
+        let (now, routers) = (self.change.as_ref().map_or(&self.routers, |next| &next.routers), &config.routers);
+        let unchanged = now.len() == routers.len() && now.iter().zip(routers).all(same);
         let event = if unchanged { DutyEvent::None } else { self.go_over(loaded, program).await };
         let doors = doors?;
         if numbers(&doors) != numbers(&self.doors) {

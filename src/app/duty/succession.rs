@@ -113,9 +113,9 @@ impl Duty {
         handed: HandedDuty,
         inherited: &mut Inherited,
         theirs: u8,
-    ) -> io::Result<Option<Self>> {
+    ) -> io::Result<Self> {
         let missing = || io::Error::from(io::ErrorKind::NotFound);
-        let Some(mut this) = Self::new(loaded, listeners, program)? else { return Ok(None) };
+        let mut this = Self::build(loaded, listeners, program)?;
         let [read, write] = handed.guard.map(|n| inherited.take(n));
         this.guard = (read.ok_or_else(missing)?, write.ok_or_else(missing)?);
         if let Some(HandedProcess { pid, channel }) = handed.process {
@@ -137,24 +137,29 @@ impl Duty {
         this.said = this.fitness();
         (this.status, this.memories, this.scheduling) = (handed.status, handed.memories, handed.scheduling);
         this.succession.before = handed.before;
-        Ok(Some(this))
+        Ok(this)
     }
 
     /// Whether nothing is under way that a successor of this program would not know of.
     pub(in crate::app) fn is_settled(&self) -> bool {
         let told = self.notifier.as_ref().is_none_or(Notifier::is_idle);
-        told && self.child.is_some() && self.status.routers.iter().all(|router| !router.leaving)
+        let runs = self.child.is_some() || self.is_stopped();
+        told && runs && self.status.routers.iter().all(|router| !router.leaving)
     }
 
     /// Whether no address moves on request.
     pub(in crate::app) fn is_steady(&self) -> bool {
-        matches!(self.stage, Stage::Steady)
+        matches!(self.stage, Stage::Steady | Stage::Stopped)
     }
 
     /// Begins to replace the process by one of `program`.
     pub(in crate::app) async fn succeed(&mut self, program: &Program) {
         if self.child.is_none() && !self.succession.is_foreign() {
             // One is to be started anyway.
+            return;
+        }
+        if self.succession.next.is_some() {
+            // It is told what there is when it arrives.
             return;
         }
         match VrrpChild::spawn(program) {
@@ -164,7 +169,11 @@ impl Duty {
     }
 
     pub(in crate::app) fn is_succeeding(&self) -> bool {
-        self.succession.next.is_some() || self.succession.is_foreign() || self.child.is_none()
+        self.succession.next.is_some() || self.succession.is_foreign() || (self.child.is_none() && !self.is_stopped())
+    }
+
+    fn is_stopped(&self) -> bool {
+        matches!(self.stage, Stage::Stopped)
     }
 
     /// Why the process is still the old one, if it is.

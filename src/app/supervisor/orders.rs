@@ -12,6 +12,7 @@ use super::{Flow, Supervisor};
 use crate::app::admin::{Answer, Asked, Request};
 use crate::app::duty::{Due, Duty, DutyEvent};
 use crate::config;
+use crate::config::model::Overrides;
 use crate::ipc::{Question, ToProxy};
 use crate::net::clock;
 
@@ -83,13 +84,12 @@ impl Supervisor {
 
     /// What is said of servers has changed.
     pub(super) async fn override_servers(&mut self) -> Flow {
-        self.overrides = self.standing.overrides(&self.loaded.config);
         if !self.proxy.as_ref().is_some_and(|proxy| proxy.ready) {
             // The next one begins with it.
             self.overridden();
         }
         let token = u64::try_from(self.overriding.len()).unwrap_or(u64::MAX);
-        self.tell(ToProxy::Override { token, overrides: self.overrides.clone() }, &[]).await
+        self.tell(ToProxy::Override { token, overrides: self.overrides() }, &[]).await
     }
 
     /// What was said of servers is in force: who said it is told.
@@ -100,10 +100,9 @@ impl Supervisor {
         }
     }
 
-    /// A configuration other than `before` is in force.
-    pub(super) fn overrides_follow(&mut self) {
-        self.standing.follow(&self.loaded.config);
-        self.overrides = self.standing.overrides(&self.loaded.config);
+    /// What wins over the configuration.
+    pub(super) fn overrides(&self) -> Overrides {
+        self.standing.overrides(&self.loaded.config)
     }
 
     /// The virtual routers follow the configuration.

@@ -338,7 +338,7 @@ impl Supervisor {
         if let Err(e) = self.level.set(&self.loaded.config.global.log.level) {
             warn!(error = %e, "the level of the log stays as it was");
         }
-        self.overrides_follow();
+        self.standing.follow(&self.loaded.config);
         self.generation += 1;
         let how = match &step.wanted.what {
             What::File => "reload".to_owned(),
@@ -353,7 +353,7 @@ impl Supervisor {
         };
         step.until = Instant::now() + COMMIT_LIMIT;
         // Something may have been said of servers while it prepared.
-        let said = step.overrides != self.overrides;
+        let said = step.overrides != self.overrides();
         self.reload.stage = Stage::Committing(step);
         let mut told = self.tell(ToProxy::Commit { token }, &[]).await;
         if said && told.is_continue() {

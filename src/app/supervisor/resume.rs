@@ -94,7 +94,6 @@ fn adopt(
         level,
         // Said at the start already, if it cannot be used.
         history: History::open(&global.state_dir).ok(),
-        overrides: standing.overrides(&loaded.config),
         overriding: Vec::new(),
         standing,
         reload: Reload::default(),
@@ -109,7 +108,7 @@ fn adopt(
         has_served: true,
         stop_at: None,
         leaving: false,
-        duty: duty.transpose().map_err(RunError::System)?.flatten(),
+        duty: duty.transpose().map_err(RunError::System)?,
         admin,
         handover: None,
         started: Millis(document.started),
