@@ -13,6 +13,7 @@
 mod admin;
 mod answers;
 mod asks;
+mod background;
 mod backoff;
 mod child;
 mod client;

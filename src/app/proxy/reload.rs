@@ -5,16 +5,15 @@ use std::future::pending;
 use std::net::TcpListener;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::thread;
 
 use tokio::sync::oneshot;
 
+use crate::app::background::in_background;
 use crate::app::proxy::names::Names;
 use crate::config;
 use crate::ipc::{FromProxy, Setup};
 use crate::proxy::{BoundListener, Builder};
 use crate::snapshot::{Addresses, Snapshot};
-use crate::sys::schedule;
 
 /// What is being prepared, and what is.
 #[derive(Default)]
@@ -34,9 +33,6 @@ pub(super) struct Apply {
 
 /// Sockets, and files of access logs.
 type Opened = (Vec<BoundListener>, Vec<(PathBuf, OwnedFd)>);
-
-/// Below everything else, but not starved by it.
-const NICE: i32 = 10;
 
 impl Reload {
     /// Begins; [`Self::next`] has the answer.
@@ -113,17 +109,4 @@ pub(super) fn take(setup: &Setup, descriptors: Vec<OwnedFd>) -> Option<Opened> {
     });
     let bound = bound.collect();
     Some((bound, setup.log_files.iter().cloned().zip(descriptors).collect()))
-}
-
-/// Does `work` on a thread that others go before.
-fn in_background<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> oneshot::Receiver<T> {
-    let (tell, told) = oneshot::channel();
-    let thread = thread::Builder::new().name("reload".to_owned()).spawn(move || {
-        // Without it, it is in the way of requests for some milliseconds.
-        let _ = schedule::nice(NICE);
-        let _ = tell.send(work());
-    });
-    // Without a thread `told` says that nobody will tell.
-    drop(thread);
-    told
 }

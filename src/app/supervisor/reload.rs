@@ -22,12 +22,12 @@ use tracing::{error, info, warn};
 use super::sockets::Plan;
 use super::{Flow, Supervisor};
 use crate::app::admin::Answer;
+use crate::app::background::in_background;
 use crate::app::history::Generation;
 use crate::app::{at, effects, logs};
 use crate::config::model::Overrides;
 use crate::config::{self, LoadOptions, Loaded};
 use crate::ipc::{Setup, ToProxy};
-use crate::sys::schedule;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
@@ -109,8 +109,6 @@ const PREPARE_LIMIT: Duration = Duration::from_secs(30);
 const COMMIT_LIMIT: Duration = Duration::from_secs(10);
 /// Requests that wait for one under way.
 const MOST_WAITING: usize = 64;
-/// The thread that reads gives way to whatever serves.
-const NICE: i32 = 10;
 
 impl Reload {
     /// What is due next. Only waits: cancel-safe.
@@ -171,7 +169,6 @@ impl Supervisor {
     }
 
     fn begin(&mut self, wanted: Wanted) {
-        let (tell, loaded) = oneshot::channel();
         let read: Box<dyn FnOnce() -> Result<Arc<Loaded>, String> + Send> = match &wanted.what {
             What::File => {
                 let Source { path, options } = self.source.clone();
@@ -187,13 +184,7 @@ impl Supervisor {
             }
         };
         // Reading ten thousand routes takes a while, and heartbeats do not wait for it.
-        let thread = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            let _ = schedule::nice(NICE);
-            let _ = tell.send(read());
-        });
-        // Without a thread `loaded` ends at once.
-        drop(thread);
-        self.reload.stage = Stage::Loading(wanted, loaded);
+        self.reload.stage = Stage::Loading(wanted, in_background(read));
     }
 
     fn generation_text(&self, number: u64) -> Result<String, String> {
