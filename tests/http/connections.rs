@@ -225,8 +225,8 @@ fn a_client_that_leaves_takes_its_connection_to_the_server_along() {
             client.head();
             client.expect("5\r\nhello\r\n");
         }
-        // A FIN that comes with the request is a half-close; later it is the end.
-        std::thread::sleep(std::time::Duration::from_millis(200));
+        // A FIN that comes with the request is a half-close; later it is the end, also for a proxy that looked late.
+        std::thread::sleep(std::time::Duration::from_millis(600));
         if reset {
             client.reset();
         } else {
