@@ -11,8 +11,9 @@ use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
 use crate::pool::{Lease, PickInput, Pool, RetryPermit, Tried};
 use crate::proxy::http::Next;
-use crate::proxy::http::attempt::{self, Attempt, Failure, Relayed, Sending};
+use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
+use crate::proxy::http::failure::Failure;
 use crate::proxy::http::headers::{self, RequestParts};
 use crate::proxy::http::scratch::Try;
 use crate::proxy::pump::{Framing, Pump, PumpError, Recode};
@@ -512,20 +513,5 @@ impl Sending {
             Self::Held { .. } => None,
             Self::Stream(pump) => pump.into_rest(),
         }
-    }
-}
-
-impl Failure {
-    /// What was wrong with the server; `None`: it has answered, or the client was to blame.
-    fn reason(&self) -> Option<Reason> {
-        match self {
-            Self::Status(_) | Self::Client(_) => None,
-            _ => self.refusal().reason,
-        }
-    }
-
-    /// The status it answered; 0: none.
-    fn status(&self) -> u16 {
-        if let Self::Status(status) = self { *status } else { 0 }
     }
 }

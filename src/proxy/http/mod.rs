@@ -15,6 +15,7 @@ mod attempt;
 mod client_addr;
 mod exchange;
 mod facts;
+mod failure;
 mod forward;
 pub(crate) mod headers;
 mod respond;
@@ -29,7 +30,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub(crate) use attempt::{connect_reason, next_source};
+pub(crate) use attempt::next_source;
+pub(crate) use failure::connect_reason;
 pub(crate) use vars::{seconds, write_display, write_ip};
 
 use crate::http1::{Limits, Parse, RequestError};

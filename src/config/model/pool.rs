@@ -1,0 +1,126 @@
+//! Pools and their servers.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::template::Template;
+
+use super::{HealthCheck, Retry};
+
+/// `[pool.NAME]`: nginx's `upstream`.
+#[derive(Debug, Clone)]
+pub struct Pool {
+    /// The table's name.
+    pub name: Arc<str>,
+    /// How a server is chosen.
+    pub algorithm: Algorithm,
+    /// At least one.
+    pub servers: Vec<ServerSpec>,
+    /// Passive failures alone never empty a tier.
+    pub fail_open: bool,
+    /// Idle connections kept per worker; 0: none.
+    pub keepalive: usize,
+    /// Age of an idle connection. 4 s.
+    pub keepalive_timeout: Duration,
+    /// Requests on one connection. 1000.
+    pub keepalive_requests: u32,
+    /// Age of a connection. 1 h.
+    pub keepalive_time: Duration,
+    /// Requests that may wait for a server at its `max_conns`; 0: none.
+    pub queue: u32,
+    /// How long they wait; then 503.
+    pub queue_timeout: Duration,
+    /// Local addresses for connections to servers, used in turn.
+    pub source_addresses: Vec<IpAddr>,
+    /// SO_KEEPALIVE idle time on server sockets; `None`: off.
+    pub tcp_keepalive: Option<Duration>,
+    /// Connect and retry rules for TCP listeners (HTTP routes carry their own in `Policy`).
+    pub connect_timeout: Duration,
+    /// As above.
+    pub retry: Retry,
+    /// Bound on retries in flight.
+    pub retry_budget: RetryBudget,
+    /// Active checks; `None`: none.
+    pub health_check: Option<Arc<HealthCheck>>,
+}
+
+/// Retries in flight may be at most `percent` of active requests, and `min` at least are always allowed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RetryBudget {
+    /// 0..=100. Default 20.
+    pub percent: u32,
+    /// Default 3.
+    pub min: u32,
+}
+
+/// How a server is chosen.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Algorithm {
+    /// nginx's smooth weighted round robin.
+    RoundRobin,
+    /// Fewest in flight by weight.
+    LeastConn,
+    /// nginx's `ip_hash`; `mask` bits of the address, `None`: nginx's (24 for IPv4, 128 for IPv6).
+    IpHash {
+        /// Bits for IPv4 and for IPv6.
+        mask: Option<(u8, u8)>,
+    },
+    /// Two weighted draws, the less loaded wins.
+    RandomTwo,
+    /// Hash of a key.
+    Hash {
+        /// The key; empty result: round robin.
+        key: Template,
+        /// How keys move when servers change.
+        consistent: Consistent,
+    },
+    /// First available in file order.
+    First,
+}
+
+/// Kind of hash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Consistent {
+    /// nginx's `hash KEY`.
+    None,
+    /// nginx's `hash KEY consistent`.
+    Ketama,
+    /// Maglev table.
+    Maglev,
+}
+
+/// One server of a pool as written.
+#[derive(Debug, Clone)]
+pub struct ServerSpec {
+    /// Where.
+    pub address: ServerAddress,
+    /// `name`, or the address as written. Unique in the pool.
+    pub name: Arc<str>,
+    /// 1..=65535.
+    pub weight: u32,
+    /// Failures within `fail_timeout` that make it unavailable; 0: never.
+    pub max_fails: u32,
+    /// Window, and time between trial requests. nginx counts in whole seconds, we in milliseconds.
+    pub fail_timeout: Duration,
+    /// In flight at most; 0: no limit.
+    pub max_conns: u32,
+    /// Used only when no other is available.
+    pub backup: bool,
+    /// Never used.
+    pub down: bool,
+}
+
+/// Address of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// Fixed.
+    Ip(SocketAddr),
+    /// Resolved, all its addresses used.
+    Name {
+        /// Lower case, no trailing dot.
+        host: Arc<str>,
+        /// Port.
+        port: u16,
+    },
+}

@@ -1,0 +1,89 @@
+//! `[pool.NAME]`.
+
+use super::*;
+
+table! {
+    /// `[pool.NAME]`
+    struct RawPool with settings: RawSettings {
+        /// round_robin, least_conn, ip_hash, random_two, hash or first.
+        algorithm: AlgorithmName = "round_robin",
+        /// What algorithm = "hash" hashes; variables, such as "$request_uri" or "$cookie_session".
+        hash_key: String,
+        /// How keys move when servers change: "none" (nginx's `hash`), "ketama" (nginx's `consistent`) or "maglev".
+        consistent: Consistent = "none",
+        /// Bits of the address that algorithm = "ip_hash" hashes. Default: nginx's, the first 24 of IPv4, all of IPv6.
+        ip_hash_mask: RawIpHashMask,
+        /// Servers: "10.0.0.1:80", or a table.
+        servers: List<Server>,
+        /// `max_fails` of servers that have none of their own.
+        max_fails: Int<0, 1_000_000> = 1,
+        /// `fail_timeout` of servers that have none of their own.
+        fail_timeout: Period = "10s",
+        /// `max_conns` of servers that have none of their own.
+        max_conns: Int<0, 10_000_000> = 0,
+        /// When max_fails would leave no server, failures are ignored instead of answering 502. nginx: false.
+        fail_open: bool = true,
+        /// Idle connections kept per worker; 0: none.
+        keepalive: Int<0, 1_000_000> = 32,
+        /// How long a connection may be idle; less than what the servers allow.
+        keepalive_timeout: Period = "4s",
+        /// Requests on one connection.
+        keepalive_requests: Int<1, 1_000_000_000> = 1000,
+        /// Age of a connection.
+        keepalive_time: Period = "1h",
+        /// Requests that wait when every server has its max_conns; more get 503. 0: none wait.
+        queue: Int<0, 1_000_000> = 0,
+        /// How long they wait.
+        queue_timeout: Period = "5s",
+        /// Local addresses of connections to servers, used in turn. []: the kernel's choice.
+        source_addresses: List<IpAddr> = [],
+        /// Silence after which the kernel probes whether the server is there; for TCP sessions and tunnels.
+        tcp_keepalive: OrOff<Period> = "60s",
+        /// Bound on retries under way.
+        retry_budget: RawRetryBudget = {},
+        /// Probes of every server; one that fails them gets nothing. "off": none, where `[defaults.pool]` has some.
+        health_check: OrOff<RawHealthCheck> = "off",
+    }
+}
+
+table! {
+    /// `ip_hash_mask`
+    struct RawIpHashMask {
+        /// Bits of an IPv4 address; 32: all.
+        ipv4: Int<1, 32> = 24,
+        /// Bits of an IPv6 address; 128: all.
+        ipv6: Int<1, 128> = 128,
+    }
+}
+
+table! {
+    /// `retry_budget` of a pool: so many retries at the same time, so that they do not add to an outage
+    struct RawRetryBudget {
+        /// Of the requests under way.
+        percent: Int<0, 100> = 20,
+        /// As many are always allowed.
+        min: Int<0, 1_000_000> = 3,
+    }
+}
+
+table! {
+    /// One of `servers` of a pool
+    struct RawServer {
+        /// Address or name, with port. A name is resolved again as its TTL says, and all its addresses are used.
+        address: ServerText,
+        /// For logs, status and runtime control. Default: the address as written.
+        name: String,
+        /// Share of the work.
+        weight: Int<1, 65_535> = 1,
+        /// Failures within fail_timeout that make it unavailable; 0: never. Default: the pool's.
+        max_fails: Int<0, 1_000_000>,
+        /// Window of max_fails, and time between trial requests. Default: the pool's.
+        fail_timeout: Period,
+        /// Requests or sessions at a time, over all workers; 0: no limit. Default: the pool's.
+        max_conns: Int<0, 10_000_000>,
+        /// Used only when no other is available.
+        backup: bool = false,
+        /// Not used.
+        down: bool = false,
+    }
+}

@@ -1,0 +1,116 @@
+//! Why a try at a server came to nothing, and what follows from that.
+
+use std::io;
+
+use rustix::io::Errno;
+
+use crate::config::model::RetryOn;
+use crate::net::connect::ConnectError;
+use crate::proxy::http::exchange::Refusal;
+use crate::telemetry::reason::Reason;
+
+/// Why a try came to nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// No connection.
+    Connect(Reason),
+    /// No port, descriptor or memory on our side.
+    Local(Reason),
+    /// The connection ended before a response head.
+    Reset {
+        /// The kernel took some of the request.
+        written: bool,
+    },
+    /// `read_timeout` before a response head.
+    ReadTimeout,
+    /// `send_timeout` while sending the request.
+    SendTimeout,
+    /// The response head is not HTTP, or too long.
+    BadHead,
+    /// A status of `retry_on`; the next try has been started.
+    Status(u16),
+    /// The client's doing.
+    Client(Refusal),
+}
+
+impl Failure {
+    /// Whether it counts against the server (nginx: `max_fails` counts what `proxy_next_upstream` lists; 403 and 404
+    /// never count).
+    pub(super) fn counts(&self, on: &RetryOn) -> bool {
+        match self {
+            Self::Status(status) => !matches!(status, 403 | 404),
+            Self::Client(_) | Self::Local(_) => false,
+            _ => self.listed(on),
+        }
+    }
+
+    fn listed(&self, on: &RetryOn) -> bool {
+        match self {
+            Self::Connect(_) => on.connect,
+            Self::Reset { .. } => on.reset,
+            Self::ReadTimeout | Self::SendTimeout => on.timeout,
+            Self::BadHead => on.invalid_header,
+            Self::Status(status) => on.statuses.contains(status),
+            Self::Local(_) | Self::Client(_) => false,
+        }
+    }
+
+    /// Whether the request may go to another server: the condition is listed, and it cannot have been carried out, or
+    /// carrying it out twice does no harm.
+    pub(super) fn may_retry(&self, on: &RetryOn, idempotent: bool) -> bool {
+        let unsent = matches!(self, Self::Connect(_) | Self::Reset { written: false });
+        self.listed(on) && (unsent || idempotent)
+    }
+
+    /// What the client is told when it ends here.
+    pub(super) fn refusal(&self) -> Refusal {
+        let of = |status, reason| Refusal { status, reason: Some(reason), close: false };
+        match self {
+            Self::Connect(reason @ Reason::ConnectTimeout) => of(504, *reason),
+            Self::Connect(reason) | Self::Local(reason) => of(502, *reason),
+            Self::Reset { .. } => of(502, Reason::ResetBeforeHead),
+            Self::ReadTimeout => of(504, Reason::ReadTimeout),
+            Self::SendTimeout => of(504, Reason::SendTimeout),
+            Self::BadHead => of(502, Reason::BadHead),
+            Self::Status(status) => of(*status, Reason::NoServer),
+            Self::Client(refusal) => *refusal,
+        }
+    }
+
+    /// What was wrong with the server; `None`: it has answered, or the client was to blame.
+    pub(super) fn reason(&self) -> Option<Reason> {
+        match self {
+            Self::Status(_) | Self::Client(_) => None,
+            _ => self.refusal().reason,
+        }
+    }
+
+    /// The status it answered; 0: none.
+    pub(super) fn status(&self) -> u16 {
+        if let Self::Status(status) = self { *status } else { 0 }
+    }
+}
+
+/// How a failed connect is told apart in logs and by the retry rules.
+pub(crate) fn connect_reason(e: &ConnectError) -> Reason {
+    let errno = |e: &io::Error| Errno::from_io_error(e);
+    match e {
+        ConnectError::TimedOut => Reason::ConnectTimeout,
+        ConnectError::Local(e) if errno(e) == Some(Errno::ADDRNOTAVAIL) => Reason::PortsExhausted,
+        ConnectError::Local(e) if errno(e) == Some(Errno::PERM) => Reason::ConnectFailed,
+        ConnectError::Local(_) => Reason::Limit,
+        ConnectError::Failed(e) => match errno(e) {
+            Some(Errno::CONNREFUSED) => Reason::ConnectRefused,
+            Some(Errno::TIMEDOUT) => Reason::ConnectTimeout,
+            _ => Reason::ConnectFailed,
+        },
+    }
+}
+
+pub(super) fn connect_failure(e: ConnectError) -> Failure {
+    let reason = connect_reason(&e);
+    match e {
+        ConnectError::Local(_) => Failure::Local(reason),
+        ConnectError::TimedOut | ConnectError::Failed(_) => Failure::Connect(reason),
+    }
+}
