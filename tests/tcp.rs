@@ -353,9 +353,13 @@ fn bulk_goes_through_pipes_unharmed_both_ways_at_once() {
     let pid = proxy.instance.proxy_pid();
     let pipes = || descriptors(pid).iter().filter(|d| d.starts_with("pipe:")).count();
     let before = pipes();
-    let client = proxy.connect();
-    bulk_both_ways(&client, &accepted.next());
-    assert!(pipes() > before, "nothing was spliced");
+    // Only a flow that fills its buffers is spliced, and on a busy machine not every sender keeps ahead of the proxy.
+    let spliced = (0..5).any(|_| {
+        let client = proxy.connect();
+        bulk_both_ways(&client, &accepted.next());
+        pipes() > before
+    });
+    assert!(spliced, "nothing was spliced");
     let line = &proxy.log(1)[0];
     assert!(line.contains(&format!(" \"-\" 200 {MIB_64} ")), "{line}");
     // A pipe that served one session serves others, and gives them nothing but their own.
