@@ -91,6 +91,10 @@ pub enum ToProxy {
     Quiet {
         /// The last word counts.
         on: bool,
+        /// Then the same again for those that are open by then, before it is said: what was on its way to the box when
+        /// its doors were closed is among them.
+        #[serde(default)]
+        twice: bool,
     },
     /// Reset every client connection whose local address is one of these, also those not accepted yet, then say
     /// [`FromProxy::Aborted`]. To be sent while this box still has the addresses.

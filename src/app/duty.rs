@@ -73,17 +73,14 @@ pub(super) struct Duty {
     stage: Stage,
     /// What is to be said next.
     then: Option<DutyEvent>,
-    /// How often the proxy must become quiet yet until a peer that has taken over need not wait.
-    rounds: u32,
+    /// A peer that has taken over waits until the proxy is quiet.
+    awaited: bool,
     /// The proxy was told to be quiet.
     quiet: bool,
     succession: Succession,
     /// What the routers are to be, while addresses are given away first or a process is on the way.
     change: Option<change::Next>,
 }
-
-/// What was in the accept queues in the first round is accepted, and waited for, in the second.
-const ROUNDS: u32 = 2;
 
 /// What is under way.
 #[derive(Debug)]
@@ -115,6 +112,17 @@ enum Then {
     HandOver,
 }
 
+/// What proxies do with their connections.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Quiet {
+    /// They keep them.
+    Off,
+    /// They finish what they do, and say when nothing is left of what there was.
+    Once,
+    /// The same, and what was on its way to them meanwhile is finished too.
+    Twice,
+}
+
 /// What [`Duty::next`] has waited for.
 #[derive(Debug)]
 pub(super) enum Due {
@@ -141,7 +149,7 @@ pub(super) enum DutyEvent {
     /// Nothing.
     None,
     /// Tell the proxy to finish what it can, or to go on.
-    Quiet(bool),
+    Quiet(Quiet),
     /// Tell the proxy to reset connections, then [`Duty::aborted`]; without a token nobody waits.
     Abort { addresses: Vec<IpAddr>, token: u64 },
     /// No router takes part any more.
@@ -196,7 +204,7 @@ impl Duty {
             scheduling: String::new(),
             stage: if count == 0 { Stage::Stopped } else { Stage::Steady },
             then: None,
-            rounds: 0,
+            awaited: false,
             quiet: false,
             succession: Succession::default(),
             change: None,
@@ -473,8 +481,8 @@ impl Duty {
             }
             FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
             FromVrrp::Held => {
-                self.rounds = ROUNDS;
-                return self.quiet(true);
+                self.awaited = true;
+                return self.quiet(Quiet::Twice);
             }
             FromVrrp::Leaving { token, addresses } => return DutyEvent::Abort { addresses, token },
             FromVrrp::Left { addresses } => return DutyEvent::Abort { addresses, token: NO_TOKEN },

@@ -59,6 +59,7 @@ use crate::config::value::Period;
 use crate::config::{self, Diagnostics, LoadOptions, Loaded};
 use crate::sys::exec::Inherited;
 use crate::sys::process;
+use crate::sys::schedule;
 use crate::sys::user::Identity;
 use crate::time::to_millis;
 
@@ -412,6 +413,8 @@ pub fn main() -> ExitCode {
 /// What a process that becomes a supervisor does before anything else.
 fn begin() -> Inherited {
     process::set_name(c"bascule");
+    // On a busy box an order would else wait for a core in each process that it passes.
+    let _ = schedule::prompt();
     Inherited::take_all()
 }
 

@@ -40,6 +40,7 @@ use crate::probe::{Checker, Network};
 use crate::proxy::{Done, Engine, HANDSHAKES, PoolHealth, WorkerProgress};
 use crate::snapshot::Addresses;
 use crate::sys::process::{self, ConfineError, Orphan};
+use crate::sys::schedule;
 use crate::sys::user::Identity;
 use crate::telemetry::LevelHandle;
 
@@ -111,6 +112,8 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
     let channel = channel_on_stdin().ok_or(ProxyError::NotSupervised)?;
     let supervisor = Pid::from_raw(supervisor).ok_or(ProxyError::NotSupervised)?;
     let orphan = if guarded { Orphan::Lives } else { Orphan::Dies };
+    // The workers are ordinary; this thread does little, and the supervisor waits for what it says.
+    let _ = schedule::prompt();
     process::confine(identity, supervisor, orphan).map_err(ProxyError::Confine)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProxyError::Runtime)?;
     let (mut channel, start, mut descriptors) = runtime.block_on(begin(channel))?;
@@ -153,6 +156,7 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         draining: false,
         retires_at_end: false,
         quieting: None,
+        again: false,
         aborted,
         aborts,
         pools: None,
@@ -285,6 +289,7 @@ fn start_engine(
         Purpose::Rehearse => listeners.clear(),
     }
     let addresses = names.addresses();
+    process::reserve_descriptors(config.global.descriptors());
     let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, state.servers);
     Ok((engine.map_err(StartError::Engine)?, names, level))
 }
@@ -312,6 +317,8 @@ struct Control<'a> {
     retires_at_end: bool,
     /// Old connections are waited for.
     quieting: Option<Done>,
+    /// After that once more.
+    again: bool,
     /// Tokens of orders that were carried out, and where they come from.
     aborted: mpsc::UnboundedSender<u64>,
     aborts: mpsc::UnboundedReceiver<u64>,
@@ -374,8 +381,10 @@ impl Control<'_> {
                     self.say(&FromProxy::Drained).await?;
                 }
                 () = done(&mut self.quieting) => {
-                    self.quieting = None;
-                    self.say(&FromProxy::Quieted).await?;
+                    self.quieting = std::mem::take(&mut self.again).then(|| self.engine.quiet());
+                    if self.quieting.is_none() {
+                        self.say(&FromProxy::Quieted).await?;
+                    }
                 }
                 Some(token) = self.aborts.recv() => self.say(&FromProxy::Aborted { token }).await?,
             }
@@ -397,6 +406,7 @@ impl Control<'_> {
             return FromProxy::Committed { token, trouble };
         };
         let config = Arc::clone(&next.config);
+        process::reserve_descriptors(config.global.descriptors());
         self.names.follow(&config, found);
         let applied = self.engine.apply(next, listeners, log_files, &self.names.addresses());
         let level = self.level.set(&config.global.log.level);
@@ -428,9 +438,9 @@ impl Control<'_> {
                     self.engine.count(since, until);
                 }
             }
-            ToProxy::Quiet { on: true } => self.quieting = Some(self.engine.quiet()),
-            ToProxy::Quiet { on: false } => {
-                self.quieting = None;
+            ToProxy::Quiet { on: true, twice } => (self.quieting, self.again) = (Some(self.engine.quiet()), twice),
+            ToProxy::Quiet { on: false, .. } => {
+                (self.quieting, self.again) = (None, false);
                 self.engine.resume();
             }
             ToProxy::Abort { addresses, token } => {

@@ -170,8 +170,6 @@ const UNSERVED_LIMIT: Duration = Duration::from_secs(5);
 const LEAVE_LIMIT: Duration = Duration::from_secs(1);
 /// Bound of one round of resets, so that signals are still answered under a flood.
 const RESETS_PER_ROUND: usize = 4096;
-/// Descriptors beside those of connections: listeners, logs, epoll, probes, pipes.
-const SPARE_DESCRIPTORS: u64 = 4096;
 
 /// Runs `loaded`, which came from `source`, until a signal ends it; without an `origin` it cannot be upgraded.
 pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Result<(), RunError> {
@@ -232,8 +230,7 @@ pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Res
 
 /// For this process and those that it starts, and for the `proxy` that runs already.
 fn raise_limits(config: &Config, proxy: Option<u32>) {
-    // A connection is two descriptors: the client's and the server's.
-    let wanted = u64::from(config.global.max_connections) * 2 + SPARE_DESCRIPTORS;
+    let wanted = config.global.descriptors();
     let limit = process::raise_descriptor_limit(proxy, wanted);
     if limit < wanted {
         warn!(limit, wanted, "the limit of open files is too low for max_connections (systemd: LimitNOFILE)");

@@ -98,6 +98,14 @@ pub struct Global {
     pub log: Log,
 }
 
+impl Global {
+    /// Descriptors that a proxy may need: two a connection, the client's and the server's, and some for listeners, logs, epoll,
+    /// probes and pipes.
+    pub fn descriptors(&self) -> u64 {
+        u64::from(self.max_connections) * 2 + 4096
+    }
+}
+
 /// `[global.log]`: our own log on stderr.
 #[derive(Debug, Clone)]
 pub struct Log {

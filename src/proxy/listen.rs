@@ -25,6 +25,9 @@ use crate::time::Millis;
 /// Connections taken in a row before other tasks get their turn.
 const BATCH: usize = 64;
 
+/// Connections of one socket that are taken at most before a worker is quiet.
+const AT_ONCE: usize = 1024;
+
 /// Pause after descriptors ran out; connections wait in the backlog meanwhile.
 const STARVED: Duration = Duration::from_millis(100);
 
@@ -331,6 +334,19 @@ pub(super) async fn accept_loop(worker: Rc<Worker>, shard: Rc<Shard>) {
     let _accepting = Accepting::new(&worker.shared);
     accept_until_over(&worker, &shard).await;
     worker.shards.borrow_mut().retain(|other| !Rc::ptr_eq(other, &shard));
+}
+
+/// Takes what waits to be accepted just now, instead of when the turn of the accept loops comes.
+pub(super) fn accept_waiting(worker: &Rc<Worker>) {
+    for shard in worker.shards.borrow().iter().filter(|shard| shard.standing.get() != Standing::Elsewhere) {
+        let (mut admission, ctx) = (Admission::default(), shard.ctx());
+        // Where connections come faster than they are taken, there is no last one.
+        for _ in 0..AT_ONCE {
+            if admission.accept(worker, &ctx, &shard.socket).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 async fn accept_until_over(worker: &Rc<Worker>, shard: &Shard) {

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use crate::net::{clock, wheel};
 use crate::proxy::abort::{Order, abort_loop};
 use crate::proxy::clients::Part;
-use crate::proxy::listen::{Posts, serve};
+use crate::proxy::listen::{Posts, accept_waiting, serve};
 use crate::proxy::worker::{Shared, Worker};
 use crate::telemetry::access_log::{LogBuffer, Sinks};
 use crate::time::Millis;
@@ -120,6 +120,8 @@ async fn run(id: usize, shared: Arc<Shared>, log: LogBuffer, progress: Arc<Progr
                     worker.wheel.wake_all();
                 }
                 Some(Command::BeQuiet(old_gone)) => {
+                    // What the kernel still queues has begun too.
+                    accept_waiting(&worker);
                     worker.clients.become_quiet(worker.shared.accepted.load(Ordering::Relaxed), old_gone);
                     worker.wheel.wake_all();
                 }

@@ -187,11 +187,35 @@ pub fn raise_descriptor_limit(other: Option<u32>, wanted: u64) -> u64 {
     now
 }
 
+/// Has the kernel make room for `count` descriptors of this process, or for as many as its limit lets it have.
+///
+/// A process begins with room for 64. Each time it is full the kernel doubles it, and lets the thread that needed it wait for
+/// an RCU grace period, 10 ms and more, if the process has others: every connection of a worker waits along.
+pub fn reserve_descriptors(count: u64) {
+    let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+    let last = count.min(limit).saturating_sub(1).try_into().unwrap_or(i32::MAX);
+    // The room stays when the descriptor goes. Without it (no memory) it grows as ever.
+    drop(rustix::io::fcntl_dupfd_cloexec(io::stderr(), last));
+}
+
 #[cfg(test)]
 mod tests {
     use rustix::thread::{capabilities, capability_is_in_ambient_set, configure_capability_in_ambient_set};
 
     use super::*;
+
+    #[test]
+    fn room_for_descriptors_is_made_and_stays() {
+        let room = || {
+            let status = std::fs::read_to_string("/proc/self/status").unwrap();
+            let line = status.lines().find_map(|line| line.strip_prefix("FDSize:")).unwrap();
+            line.trim().parse::<u64>().unwrap()
+        };
+        let limit = rustix::process::getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        let wanted = (2 * room()).min(limit);
+        reserve_descriptors(wanted);
+        assert!(room() >= wanted, "{} of {wanted}", room());
+    }
 
     #[test]
     fn ambient_capabilities_are_put_aside_and_come_back() {

@@ -6,22 +6,35 @@ use rustix::mm::MlockAllFlags;
 use rustix::process::Resource;
 use rustix::thread::CapabilitySet;
 
+/// The nice value of threads that only pass on what others wait for.
+const PROMPT: i32 = -10;
+
 /// Gives the calling thread SCHED_FIFO with `priority`, 1 to 99. What it starts is ordinary again (SCHED_RESET_ON_FORK).
 ///
 /// # Errors
 /// Without CAP_SYS_NICE or a large enough RLIMIT_RTPRIO, and in a control group without real-time budget.
 pub fn fifo(priority: u8) -> io::Result<()> {
+    set_policy(libc::SCHED_FIFO, priority)
+}
+
+/// Has the calling thread run soon after it wakes, also while others want every core; for one that works little and on
+/// whose answer much waits. What it starts is ordinary again.
+///
+/// # Errors
+/// Without CAP_SYS_NICE or a large enough RLIMIT_NICE.
+pub fn prompt() -> io::Result<()> {
+    set_policy(libc::SCHED_OTHER, 0)?;
+    nice(PROMPT)
+}
+
+/// The policy of the calling thread, and an ordinary one for what it starts.
+fn set_policy(policy: libc::c_int, priority: u8) -> io::Result<()> {
     // The kernel's `sched_param`; libc's has more fields in some C libraries, and musl's call is a stub.
     let parameter = libc::c_int::from(priority);
     // SAFETY: the pointer is to a live `int`, all that the kernel reads; 0 is the calling thread.
     #[expect(unsafe_code, reason = "rustix has no call for it")]
     let r = unsafe {
-        libc::syscall(
-            libc::SYS_sched_setscheduler,
-            0,
-            libc::SCHED_FIFO | libc::SCHED_RESET_ON_FORK,
-            &raw const parameter,
-        )
+        libc::syscall(libc::SYS_sched_setscheduler, 0, policy | libc::SCHED_RESET_ON_FORK, &raw const parameter)
     };
     if r == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
@@ -57,19 +70,25 @@ mod tests {
         if std::env::var_os("BASCULE_TEST_UNPRIVILEGED").is_some() {
             return;
         }
-        let policy = || {
+        let standing = || {
             let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
             let fields: Vec<_> = stat.rsplit_once(") ").unwrap().1.split(' ').map(str::to_owned).collect();
-            // rt_priority and policy: fields 40 and 41 of proc(5), the first here being the third there.
-            (fields[37].clone(), fields[38].clone())
+            // nice, rt_priority and policy: fields 19, 40 and 41 of proc(5), the first here being the third there.
+            [16, 37, 38].map(|i| fields[i].parse::<i32>().unwrap())
         };
-        let urgent = move || {
-            fifo(3).unwrap();
-            let child = std::thread::spawn(policy);
-            (policy(), child.join().unwrap())
+        let become_so = |f: fn()| {
+            let changed = move || {
+                f();
+                let child = std::thread::spawn(standing);
+                (standing(), child.join().unwrap())
+            };
+            std::thread::spawn(changed).join().unwrap()
         };
-        let (own, child) = std::thread::spawn(urgent).join().unwrap();
-        assert_eq!(own, ("3".to_owned(), libc::SCHED_FIFO.to_string()));
-        assert_eq!(child, ("0".to_owned(), libc::SCHED_OTHER.to_string()));
+        let ordinary = standing();
+        assert_eq!(ordinary[1..], [0, libc::SCHED_OTHER]);
+        let (own, child) = become_so(|| fifo(3).unwrap());
+        assert_eq!((&own[1..], &child[1..]), (&[3, libc::SCHED_FIFO][..], &ordinary[1..]));
+        let (own, child) = become_so(|| prompt().unwrap());
+        assert_eq!((own, child), ([PROMPT, 0, libc::SCHED_OTHER], [0, 0, libc::SCHED_OTHER]));
     }
 }

@@ -31,7 +31,7 @@ pub struct Handover {
 
 /// From the peer's announcement until connections are sent on to it: their clients must have heard it too, or they would
 /// answer the peer by way of this box, which knows nothing of them.
-const HEARD_BY_ALL: Duration = Duration::from_millis(4);
+const HEARD_BY_ALL: Duration = Duration::from_millis(2);
 
 impl Handover {
     /// Gets ready. What cannot be had costs clients a second, no more.

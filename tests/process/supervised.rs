@@ -101,17 +101,29 @@ async fn hear(channel: &mut ProxyChannel) -> FromProxy {
 async fn orders_are_carried_out_and_answered() {
     let mut proxy = Proxy::start(false).await;
     let old = proxy.connect();
-    proxy.say(ToProxy::Quiet { on: true }).await;
+    proxy.say(ToProxy::Quiet { on: true, twice: false }).await;
     // No router has the address, so nothing is reset; and nothing was said yet about being quiet.
     proxy.say(ToProxy::Abort { addresses: vec![proxy.addr.ip()], token: 7 }).await;
     assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Aborted { token: 7 }));
     echo(&old).unwrap();
     drop(old);
     assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Quieted));
+    // Asked for twice, what came meanwhile is waited for as well.
+    let (first, second) = (proxy.connect(), proxy.connect());
+    echo(&second).unwrap();
+    proxy.say(ToProxy::Quiet { on: false, twice: false }).await;
+    proxy.say(ToProxy::Quiet { on: true, twice: true }).await;
+    let late = proxy.connect();
+    echo(&late).unwrap();
+    drop((first, second));
+    proxy.say(ToProxy::Abort { addresses: Vec::new(), token: 9 }).await;
+    assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Aborted { token: 9 }));
+    drop(late);
+    assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Quieted));
     // Called off, the order is not answered.
     let new = proxy.connect();
-    proxy.say(ToProxy::Quiet { on: true }).await;
-    proxy.say(ToProxy::Quiet { on: false }).await;
+    proxy.say(ToProxy::Quiet { on: true, twice: false }).await;
+    proxy.say(ToProxy::Quiet { on: false, twice: false }).await;
     proxy.say(ToProxy::Abort { addresses: Vec::new(), token: 8 }).await;
     assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Aborted { token: 8 }));
     drop(new);
@@ -188,7 +200,7 @@ async fn a_proxy_that_retires_leaves_the_queue_and_finishes_what_it_has() {
     let session = proxy.connect();
     proxy.say(ToProxy::Retire).await;
     // Called off by nothing.
-    proxy.say(ToProxy::Quiet { on: false }).await;
+    proxy.say(ToProxy::Quiet { on: false, twice: false }).await;
     proxy.say(ToProxy::Abort { addresses: Vec::new(), token: 1 }).await;
     assert!(matches!(hear(&mut proxy.channel).await, FromProxy::Aborted { token: 1 }));
     echo(&session).unwrap();

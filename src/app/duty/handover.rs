@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use tokio::time::Instant;
 use tracing::{error, info};
 
-use super::{Duty, DutyEvent, HANDOVER_LIMIT, LEAVE_LIMIT, NOTIFY_LIMIT, Stage, Then};
+use super::{Duty, DutyEvent, HANDOVER_LIMIT, LEAVE_LIMIT, NOTIFY_LIMIT, Quiet, Stage, Then};
 use crate::app::vrrp::messages::ToVrrp;
 use crate::vrrp::event::State;
 
@@ -75,20 +75,16 @@ impl Duty {
         }
         info!(limit = ?longest, "before the addresses go: requests under way are finished");
         self.stage = Stage::Draining { of, until: Instant::now() + longest, then };
-        self.quiet(true)
+        self.quiet(Quiet::Once)
     }
 
     /// Nothing that was under way when the proxy was last told to be quiet is left.
     pub(in crate::app) async fn quieted(&mut self) -> DutyEvent {
-        if self.rounds == 0 {
+        if std::mem::take(&mut self.awaited) {
+            self.tell(ToVrrp::Finished).await;
+        } else {
             self.drained().await;
-            return DutyEvent::None;
         }
-        self.rounds -= 1;
-        if self.rounds > 0 {
-            return self.quiet(true);
-        }
-        self.tell(ToVrrp::Finished).await;
         DutyEvent::None
     }
 
@@ -102,7 +98,7 @@ impl Duty {
 
     /// Has the addresses offered to the peer.
     pub(super) async fn give(&mut self, of: BTreeSet<usize>, then: Then) {
-        (self.stage, self.rounds) = (Stage::Steady, 0);
+        (self.stage, self.awaited) = (Stage::Steady, false);
         match then {
             Then::Stop => {
                 self.stage = Stage::Stopping { until: Instant::now() + HANDOVER_LIMIT };
@@ -126,13 +122,13 @@ impl Duty {
 
     /// A handover is over.
     pub(in crate::app) fn resume(&mut self) -> DutyEvent {
-        self.quiet(false)
+        self.quiet(Quiet::Off)
     }
 
     /// Tells the proxy to be quiet, or to go on.
-    pub(super) fn quiet(&mut self, on: bool) -> DutyEvent {
-        self.quiet = on;
-        DutyEvent::Quiet(on)
+    pub(super) fn quiet(&mut self, how: Quiet) -> DutyEvent {
+        self.quiet = how != Quiet::Off;
+        DutyEvent::Quiet(how)
     }
 
     /// A router does not hold its addresses any more, whatever the reason.
@@ -140,7 +136,7 @@ impl Duty {
         match self.handed(router, true) {
             Some(over) => over,
             // Its sync group moved without us.
-            None if self.quiet && matches!(self.stage, Stage::Steady) => self.quiet(false),
+            None if self.quiet && matches!(self.stage, Stage::Steady) => self.quiet(Quiet::Off),
             None => DutyEvent::None,
         }
     }

@@ -211,7 +211,7 @@ impl Supervisor {
     pub(super) async fn on_duty(&mut self, event: DutyEvent) -> Flow {
         match event {
             DutyEvent::None => ControlFlow::Continue(()),
-            DutyEvent::Quiet(on) => self.quiet(on).await,
+            DutyEvent::Quiet(how) => self.quiet(how).await,
             DutyEvent::Abort { addresses, token } => self.abort(addresses, token).await,
             DutyEvent::Stopped if self.leaving => {
                 self.leaving = false;

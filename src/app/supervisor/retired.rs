@@ -17,7 +17,7 @@ use tracing::{error, info, warn};
 
 use super::{Flow, LEAVE_LIMIT, RunError, Supervisor};
 use crate::app::child::{Child, Lost, Spawned};
-use crate::app::duty::NO_TOKEN;
+use crate::app::duty::{NO_TOKEN, Quiet};
 use crate::app::upgrade::{Bequest, HandedRetired};
 use crate::ipc::{self, FromProxy, ToProxy};
 use crate::net::clock;
@@ -311,13 +311,14 @@ impl Supervisor {
     }
 
     /// Has all proxies finish what they do and keep no connection, or go on.
-    pub(super) async fn quiet(&mut self, on: bool) -> Flow {
+    pub(super) async fn quiet(&mut self, how: Quiet) -> Flow {
+        let (on, twice) = (how != Quiet::Off, how == Quiet::Twice);
         self.retired.quieting = if on { self.serving() } else { BTreeSet::new() };
         if on {
             // Those that were replaced never go on.
-            self.retired.tell(|| ToProxy::Quiet { on }, &[]).await;
+            self.retired.tell(|| ToProxy::Quiet { on, twice }, &[]).await;
         }
-        self.tell(ToProxy::Quiet { on }, &[]).await
+        self.tell(ToProxy::Quiet { on, twice }, &[]).await
     }
 
     /// A proxy has none left of the connections that it had when it was told.

@@ -154,6 +154,7 @@ impl Guardian {
         }
         process::keep_capabilities(NEEDED | CapabilitySet::KILL | CapabilitySet::SYS_NICE)
             .map_err(VrrpError::Capabilities)?;
+        let _ = schedule::prompt();
         let threads = |e: io::Error| VrrpError::Threads(e.to_string());
         let (notes, note_box) = mailbox().map_err(threads)?;
         let (orders, order_box) = mailbox().map_err(threads)?;
@@ -167,7 +168,10 @@ impl Guardian {
             let _ = told.send(become_urgent());
             speaker.run(&note_box)
         })?;
-        spawn("addresses", tell, move || keeper.run(&order_box))?;
+        spawn("addresses", tell, move || {
+            let _ = schedule::prompt();
+            keeper.run(&order_box)
+        })?;
         let this = Self { channel, routers, speaker: notes, keeper: orders, reports, guard, proxy: None, orphan: None };
         let scheduling = scheduling.await.unwrap_or_else(|_| "its thread ended".to_owned());
         info!(scheduling, routers = this.routers.len(), "vrrp ready");
