@@ -13,6 +13,7 @@ mod http {
     mod reload;
     mod routing;
     mod servers;
+    mod sick;
     mod upgrade;
 
     use crate::support::origin::Origin;

@@ -121,6 +121,12 @@ fn describe_pool(out: &mut String, pool: &Value) {
         pool["total"],
         pool["in_flight"]
     );
+    if let Some(seconds) = pool["panic_for_seconds"].as_u64() {
+        let _ = writeln!(out, "  PANIC for {seconds} s: too few servers are well, and health is ignored");
+    }
+    for s in servers.iter().filter(|s| is_well(s) && s["weight_percent"].as_u64().is_some_and(|share| share < 100)) {
+        let _ = writeln!(out, "  {} in its slow start, at {} % of its weight", text(&s["name"]), s["weight_percent"]);
+    }
     for s in servers.iter().filter(|s| !is_well(s)) {
         let since =
             if s["for_seconds"].is_null() { String::new() } else { format!(" for {}", duration(&s["for_seconds"])) };

@@ -12,7 +12,10 @@ pub(super) fn pick(smooth: &mut Smooth, loads: &mut [Option<u32>], members: &imp
     for (i, load) in loads.iter_mut().enumerate() {
         *load = members.is_eligible(i).then(|| members.in_flight(i));
         let Some(load) = *load else { continue };
-        match best.map_or(Ordering::Less, |(least, b)| compare(load, smooth.weight(i), least, smooth.weight(b))) {
+        let order = best.map_or(Ordering::Less, |(least, b)| {
+            compare(load, weight(smooth, members, i), least, weight(smooth, members, b))
+        });
+        match order {
             Ordering::Less => (best, tied) = (Some((load, i)), false),
             Ordering::Equal => tied = true,
             Ordering::Greater => {}
@@ -22,13 +25,20 @@ pub(super) fn pick(smooth: &mut Smooth, loads: &mut [Option<u32>], members: &imp
     if !tied {
         return Some(best);
     }
+    let of_best = weight(smooth, members, best);
     for (i, load) in loads.iter_mut().enumerate() {
-        *load = load.filter(|&load| compare(load, smooth.weight(i), least, smooth.weight(best)).is_eq());
+        *load = load.filter(|&load| compare(load, weight(smooth, members, i), least, of_best).is_eq());
     }
-    smooth.pick(|i| loads[i].is_some())
+    smooth.pick(|i| loads[i].is_some(), |i| members.share(i))
+}
+
+/// The weight that server `i` has now, in parts of `FULL_SHARE`.
+pub(super) fn weight(smooth: &Smooth, members: &impl Members, i: usize) -> u64 {
+    u64::from(smooth.weight(i)) * u64::from(members.share(i))
 }
 
 /// Compares `load_a / weight_a` with `load_b / weight_b`, exactly.
-pub(super) fn compare(load_a: u32, weight_a: u32, load_b: u32, weight_b: u32) -> Ordering {
-    (u64::from(load_a) * u64::from(weight_b)).cmp(&(u64::from(load_b) * u64::from(weight_a)))
+pub(super) fn compare(load_a: u32, weight_a: u64, load_b: u32, weight_b: u64) -> Ordering {
+    // Weights are below 2^26.
+    (u64::from(load_a) * weight_b).cmp(&(u64::from(load_b) * weight_a))
 }

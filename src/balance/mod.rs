@@ -37,12 +37,21 @@ use self::weights::Weights;
 /// Lookups before a hashing algorithm falls back to round robin: one, and nginx's 20 further tries.
 const ATTEMPTS: usize = 21;
 
+/// The whole of a weight; see [`Members::share`].
+pub const FULL_SHARE: u32 = 1024;
+
 /// What a pick sees of the servers of a tier.
 pub trait Members {
     /// Whether server `i` may be picked now.
     fn is_eligible(&self, i: usize) -> bool;
     /// Requests and connections server `i` has now, over all workers.
     fn in_flight(&self, i: usize) -> u32;
+    /// What part of its weight server `i` has now, 1 to [`FULL_SHARE`]. Looked at by the algorithms that do not hash, but
+    /// for `first`: with the others the key decides.
+    fn share(&self, i: usize) -> u32 {
+        let _ = i;
+        FULL_SHARE
+    }
 }
 
 /// What is fixed about one server.
@@ -119,7 +128,7 @@ impl Balancer {
             Kind::Maglev(maglev) => maglev.pick(members, flow.key),
             Kind::RoundRobin => None,
         };
-        hashed.or_else(|| state.smooth.pick(|i| members.is_eligible(i)))
+        hashed.or_else(|| state.smooth.pick(|i| members.is_eligible(i), |i| members.share(i)))
     }
 }
 

@@ -10,7 +10,7 @@ pub(super) struct Smooth {
 
 #[derive(Debug)]
 struct Slot {
-    /// How far this server is ahead of its share.
+    /// How far this server is ahead of its share, in parts of `FULL_SHARE`.
     current: i64,
     /// `weight`, less what failures have taken.
     effective: u32,
@@ -32,16 +32,17 @@ impl Smooth {
     }
 
     /// Every eligible server gains its effective weight; the one furthest ahead (the first of equals) is picked and
-    /// pays what all have gained.
-    pub(super) fn pick(&mut self, eligible: impl Fn(usize) -> bool) -> Option<usize> {
+    /// pays what all have gained. `share` is what part of its weight a server has.
+    pub(super) fn pick(&mut self, eligible: impl Fn(usize) -> bool, share: impl Fn(usize) -> u32) -> Option<usize> {
         let mut total = 0;
         let mut best: Option<(usize, i64)> = None;
         for (i, slot) in self.slots.iter_mut().enumerate() {
             if !eligible(i) {
                 continue;
             }
-            slot.current += i64::from(slot.effective);
-            total += i64::from(slot.effective);
+            let gain = i64::from(slot.effective) * i64::from(share(i));
+            slot.current += gain;
+            total += gain;
             if slot.effective < slot.weight {
                 slot.effective += 1;
             }

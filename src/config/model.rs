@@ -21,7 +21,7 @@ use crate::template::Template;
 
 pub use check::{HealthCheck, HttpProbe, Probe};
 pub use overrides::{Duty, Override, Overrides};
-pub use pool::{Algorithm, Consistent, Pool, RetryBudget, ServerAddress, ServerSpec};
+pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
     Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, PathMatch, PathRewrite, Policy, Retry, RetryOn, Route,
     Site, ValueMatch,

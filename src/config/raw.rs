@@ -16,8 +16,8 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, RawNode,
-    Redirect, RetryCondition, Server, ServerText, Statuses, Workers,
+    AlgorithmName, CheckType, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, Percent,
+    RawNode, Redirect, RetryCondition, Server, ServerText, Statuses, Workers,
 };
 
 pub(super) use check::{RawHealthCheck, RawHttpCheck};

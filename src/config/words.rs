@@ -1,6 +1,7 @@
 //! Values of particular keys: words with a meaning, and short forms of tables.
 
 mod check;
+mod percent;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -13,6 +14,7 @@ use super::model::{Consistent, Freebind, Protocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
 pub(super) use check::{CheckType, Statuses};
+pub(super) use percent::Percent;
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };

@@ -10,7 +10,7 @@ use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::passive::Record;
-use super::{Note, Pool};
+use super::{EjectionState, Note, Pool};
 
 /// State of one server, keyed as servers are carried over reloads: pool, server, address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -46,6 +46,15 @@ pub struct ServerState {
     /// When a success made it available again.
     #[serde(default)]
     pub recovered: Option<Note>,
+    /// Since when its weight grows; 0: it has all of it.
+    #[serde(default)]
+    pub slow_start: u64,
+    /// Of errors in a row.
+    #[serde(default)]
+    pub ejection: EjectionState,
+    /// Why it was ejected, and when.
+    #[serde(default)]
+    pub ejected: Option<Note>,
 }
 
 impl Pool {
@@ -67,6 +76,9 @@ impl Pool {
                 judged: server.judged.get(),
                 failed: server.failed.get(),
                 recovered: server.recovered.get(),
+                slow_start: server.ramp.export(),
+                ejection: server.health.ejection.export(),
+                ejected: server.ejected.get(),
             }
         };
         self.servers().map(state).collect()
@@ -86,6 +98,9 @@ impl Pool {
                 server.add_requests(state.requests);
                 server.failed.restore(state.failed.clone());
                 server.recovered.restore(state.recovered.clone());
+                server.ejected.restore(state.ejected.clone());
+                server.restore_slow_start(state.slow_start, now);
+                self.restore_ejection(server, state.ejection, now);
                 if self.config.health_check.is_some() {
                     server.judge(state.verdict);
                     server.judged.restore(state.judged.clone());

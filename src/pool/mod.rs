@@ -14,17 +14,22 @@
 //! 2. backups, by the same rules;
 //! 3. with `fail_open`, those of a tier in which failures have made every server unavailable, as if none had failed:
 //!    first of the servers, then of the backups. A backup that works is therefore preferred to a server that failed.
+//!
+//! In panic (`panic_threshold`), the servers that are not backups come before all that, well or not.
 
 mod active;
 mod budget;
+mod ejection;
 mod handover;
 mod latency;
 mod note;
+mod panic;
 mod passive;
 mod queue;
 mod report;
 mod select;
 mod server;
+mod slow_start;
 #[cfg(test)]
 mod tests;
 mod tried;
@@ -39,16 +44,21 @@ use crate::config::model::{self, Duty, Overrides};
 use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
+pub use self::ejection::{Ejected, EjectionState, Outcome};
 pub use self::handover::ServerState;
 pub use self::latency::{Latency, Percentiles};
 pub use self::note::Note;
+pub use self::panic::PanicReport;
 pub use self::report::{ServerCondition, ServerReport};
 pub use self::select::PickError;
 pub use self::server::{Failure, Lease, Server};
 pub use self::tried::Tried;
 
+use self::ejection::Ejections;
+use self::panic::Panic;
 use self::passive::Limits;
 use self::queue::Queue;
+use self::slow_start::Growing;
 
 /// What a pick is told of the request or connection.
 pub type PickInput<'a> = Flow<'a>;
@@ -64,6 +74,27 @@ pub struct Pool {
     budget: Arc<RetryBudget>,
     /// See [`Pool::has_been_judged`].
     judged: Arc<AtomicBool>,
+    /// Whether a slow start is configured for any server.
+    has_slow_start: bool,
+    growing: Arc<Growing>,
+    panic: Arc<Panic>,
+    ejections: Arc<Ejections>,
+}
+
+/// What has changed in a pool by itself, to be told once.
+#[derive(Debug)]
+pub enum News {
+    /// Health is ignored from now on, or heeded again.
+    Panic {
+        /// Which of the two.
+        on: bool,
+        /// Servers that are well, backups not counted.
+        well: usize,
+        /// Of so many.
+        all: usize,
+    },
+    /// The ejection of a server is over.
+    Returned(Arc<Server>),
 }
 
 #[derive(Debug)]
@@ -83,6 +114,10 @@ struct Member {
     /// 0: no limit.
     max_conns: u32,
     limits: Limits,
+    /// Milliseconds; 0: none.
+    slow_start: u64,
+    /// Errors in a row leave it out.
+    ejects: bool,
     /// `max_fails` as written: the single-server rule changes that of `limits`.
     max_fails: u32,
 }
@@ -120,6 +155,8 @@ impl Pool {
     ) -> Self {
         let previous = previous.filter(|pool| pool.config.name == config.name);
         let queue = previous.map_or_else(Arc::default, |pool| pool.queue.clone());
+        let growing = previous.map_or_else(Arc::default, |pool| pool.growing.clone());
+        let mut new = Vec::new();
         let mut tiers = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
         for spec in &config.servers {
             let (members, nodes) = &mut tiers[usize::from(spec.backup)];
@@ -131,14 +168,28 @@ impl Pool {
                     continue;
                 }
                 seen.push(address);
-                let known =
-                    previous.and_then(|pool| pool.servers().find(|s| s.name == spec.name && s.address == address));
+                let known = previous.and_then(|pool| {
+                    pool.members().find(|m| m.server.name == spec.name && m.server.address == address)
+                });
                 let server = match known {
-                    Some(server) => server.clone(),
-                    None => Arc::new(Server::new(config.name.clone(), spec.name.clone(), address, queue.clone())),
+                    Some(member) => member.server.clone(),
+                    None => {
+                        let (pool, name) = (config.name.clone(), spec.name.clone());
+                        Arc::new(Server::new(pool, name, address, queue.clone(), growing.clone()))
+                    }
                 };
                 let duty = said.and_then(|said| said.duty);
-                members.push(Member::new(server, spec, duty, config.health_check.is_some()));
+                let member = Member::new(server, spec, duty, config);
+                match known {
+                    None => new.push(member.server.clone()),
+                    // It had no slow start, and has its full weight.
+                    Some(before) if before.slow_start == 0 => member.server.end_slow_start(),
+                    Some(_) => {}
+                }
+                if known.is_some_and(|before| !before.may_panic()) && member.may_panic() {
+                    member.server.begin_slow_start();
+                }
+                members.push(member);
                 nodes.push(node(spec, weight, address));
             }
         }
@@ -151,11 +202,20 @@ impl Pool {
             && let ([only], []) = (&mut members[..], &backups[..])
         {
             only.limits.max_fails = 0;
+            only.slow_start = 0;
         }
+        // A server that joins others starts slowly; when all are new, there is nobody to take the load meanwhile.
+        if tiers.iter().map(|tier| tier.members.len()).sum::<usize>() > new.len() {
+            new.iter().for_each(|server| server.begin_slow_start());
+        }
+        let has_slow_start = tiers.iter().flat_map(|tier| &tier.members).any(|member| member.slow_start > 0);
+        let panic = previous.filter(|_| config.panic_threshold.is_some());
+        let panic = panic.map_or_else(Arc::default, |pool| pool.panic.clone());
+        let ejections = previous.map_or_else(Arc::default, |pool| pool.ejections.clone());
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
-        Self { config: config.clone(), tiers, queue, budget, judged }
+        Self { config: config.clone(), tiers, queue, budget, judged, has_slow_start, growing, panic, ejections }
     }
 
     /// A fresh state for one worker. `seed` should differ between workers; it is used by `random_two` only.
@@ -239,13 +299,27 @@ impl Pool {
         Failure { is_failed: failure.is_failed || reached, ..failure }
     }
 
+    /// What has changed by itself since the last call: to be called before a pick, and now and then without one. Allocates
+    /// only when there is something; a pool without `ejection` and `panic_threshold` does nothing here.
+    pub fn watch(&self, now: Millis) -> Vec<News> {
+        let mut news = Vec::new();
+        if self.config.ejection.is_some() {
+            self.watch_ejections(now, &mut news);
+        }
+        if self.config.panic_threshold.is_some() {
+            news.extend(self.watch_panic(now));
+        }
+        news
+    }
+
     fn members(&self) -> impl Iterator<Item = &Member> {
         self.tiers.iter().flat_map(|tier| &tier.members)
     }
 }
 
 impl Member {
-    fn new(server: Arc<Server>, spec: &model::ServerSpec, duty: Option<Duty>, checks: bool) -> Self {
+    fn new(server: Arc<Server>, spec: &model::ServerSpec, duty: Option<Duty>, pool: &model::Pool) -> Self {
+        let checks = pool.health_check.is_some();
         let limits = Limits { max_fails: spec.max_fails, fail_timeout: to_millis(spec.fail_timeout) };
         let standing = match (spec.down, duty, checks) {
             (true, ..) => Standing::Down,
@@ -254,12 +328,24 @@ impl Member {
             (false, None, false) => Standing::Used,
         };
         let checked = checks && !spec.down && duty != Some(Duty::Maintenance);
-        Self { server, standing, checked, max_conns: spec.max_conns, limits, max_fails: spec.max_fails }
+        Self {
+            server,
+            standing,
+            checked,
+            max_conns: spec.max_conns,
+            limits,
+            slow_start: spec.slow_start.map_or(0, to_millis),
+            ejects: pool.ejection.is_some(),
+            max_fails: spec.max_fails,
+        }
     }
 
     /// Every verdict on the server must be good.
     fn is_up(&self) -> bool {
         let passive = &self.server.health.passive;
+        if self.ejects && self.server.health.ejection.is_ejected() {
+            return false;
+        }
         match self.standing {
             Standing::Used => !passive.has_failed(self.max_fails),
             Standing::Checked => !self.is_down() && !passive.has_failed_lately(self.max_fails),
@@ -277,7 +363,12 @@ impl Member {
     }
 
     fn is_available(&self, now: Millis) -> bool {
-        !self.is_down() && !self.server.health.passive.is_unavailable(self.limits, now)
+        !self.is_down() && !self.server.health.passive.is_unavailable(self.limits, now) && !self.is_out(now)
+    }
+
+    /// Neither the file nor the operator takes it out: what else is said of it may be ignored in panic.
+    fn may_panic(&self) -> bool {
+        matches!(self.standing, Standing::Used | Standing::Checked)
     }
 }
 

@@ -2,12 +2,12 @@
 
 use std::sync::Arc;
 
+use crate::balance::FULL_SHARE;
 use crate::config::model::Duty;
 use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::note::Note;
-use super::select::Failures;
 use super::{Member, PickInput, Pool, Server, Standing, Tried};
 
 /// How a server is.
@@ -19,6 +19,8 @@ pub enum ServerCondition {
     Unknown,
     /// Requests failed: it gets none until `fail_timeout` is over, unless `fail_open` says so.
     Failed,
+    /// It answered with errors in a row: it gets none until its ejection is over.
+    Ejected,
     /// Its checks failed: it gets none.
     Down,
     /// The file says `down = true`.
@@ -44,6 +46,8 @@ pub struct ServerReport {
     pub backup: bool,
     /// Its `max_conns` are in flight.
     pub full: bool,
+    /// What part of its weight it has, in per cent; below 100 in its slow start.
+    pub share: u32,
 }
 
 impl ServerCondition {
@@ -53,6 +57,7 @@ impl ServerCondition {
             Self::Up => "up",
             Self::Unknown => "unknown",
             Self::Failed => "failed",
+            Self::Ejected => "ejected",
             Self::Down => "down",
             Self::Disabled => "disabled",
             Self::Draining => "draining",
@@ -75,9 +80,11 @@ impl Pool {
             tier.members.iter().zip(&tier.nodes).map(move |(member, node)| {
                 let condition = member.condition(now);
                 let server = Arc::clone(&member.server);
+                let share = member.share(now) * 100 / FULL_SHARE;
                 let full = member.max_conns > 0 && server.in_flight() >= member.max_conns;
                 let note = match condition {
                     ServerCondition::Failed => server.failed.get(),
+                    ServerCondition::Ejected => server.ejected.get(),
                     ServerCondition::Down | ServerCondition::Unknown => server.judged.get(),
                     // Who said so, and when, is among the overrides.
                     ServerCondition::Disabled | ServerCondition::Draining | ServerCondition::Maintenance => None,
@@ -87,7 +94,7 @@ impl Pool {
                         recovered.into_iter().chain(judged).max_by_key(|note| note.since)
                     }
                 };
-                ServerReport { server, condition, note, weight: node.weight.get(), backup, full }
+                ServerReport { server, condition, note, weight: node.weight.get(), backup, full, share }
             })
         });
         all.collect()
@@ -96,12 +103,13 @@ impl Pool {
     /// The server that a request would get now from a worker that has not picked any yet, without starting one.
     pub fn preview(&self, input: &PickInput<'_>, now: Millis) -> Option<Arc<Server>> {
         let (mut state, tried) = (self.new_state(0), Tried::new());
-        for failures in [Failures::Respected, Failures::Ignored] {
+        let growing = self.is_growing(now);
+        for &failures in self.rounds() {
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
-                if failures == Failures::Ignored && !self.is_open(tier, now) {
+                if !self.takes(tier, failures, now) {
                     continue;
                 }
-                if let Some(i) = tier.pick(state, input, &tried, failures, now) {
+                if let Some(i) = tier.pick(state, input, &tried, failures, growing, now) {
                     return Some(Arc::clone(&tier.members[i].server));
                 }
             }
@@ -123,6 +131,7 @@ impl Member {
             Standing::Off(Duty::Drain) => ServerCondition::Draining,
             Standing::Off(Duty::Maintenance) => ServerCondition::Maintenance,
             Standing::Checked if self.is_down() => ServerCondition::Down,
+            _ if self.is_out(now) => ServerCondition::Ejected,
             // A single server is never left alone, and still it has failed.
             _ if passive.is_unavailable(self.limits, now) || !self.is_up() => ServerCondition::Failed,
             Standing::Checked if self.server.verdict() != Some(Verdict::Up) => ServerCondition::Unknown,

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use crate::balance::{Members, State};
+use crate::balance::{FULL_SHARE, Members, State};
 use crate::time::Millis;
 
 use super::passive::Claim;
@@ -27,6 +27,8 @@ pub enum PickError {
 pub(super) enum Failures {
     Respected,
     Ignored,
+    /// Nor do checks and ejections: the pool is in panic.
+    Panic,
 }
 
 /// A tier as one pick sees it.
@@ -34,6 +36,8 @@ struct View<'a> {
     members: &'a [Member],
     tried: &'a Tried,
     failures: Failures,
+    /// Some server does not have its full weight.
+    growing: bool,
     now: Millis,
 }
 
@@ -104,15 +108,16 @@ impl Pool {
         tried: &mut Tried,
         now: Millis,
     ) -> Result<Lease, PickError> {
-        for failures in [Failures::Respected, Failures::Ignored] {
+        let growing = self.is_growing(now);
+        for failures in self.rounds() {
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
-                if failures == Failures::Ignored && !self.is_open(tier, now) {
+                if !self.takes(tier, *failures, now) {
                     continue;
                 }
                 // Every further round means that another worker was quicker to a trial or to the last free place.
-                while let Some(i) = tier.pick(state, input, tried, failures, now) {
+                while let Some(i) = tier.pick(state, input, tried, *failures, growing, now) {
                     let member = &tier.members[i];
-                    if let Some(lease) = member.lease(failures, now) {
+                    if let Some(lease) = member.lease(*failures, growing, now) {
                         tried.insert(member.server.id);
                         return Ok(lease);
                     }
@@ -127,9 +132,29 @@ impl Pool {
     pub fn has_untried(&self, tried: &Tried, now: Millis) -> bool {
         self.tiers.iter().any(|tier| {
             let is_open = self.is_open(tier, now);
-            let is_usable = |member: &Member| !member.is_down() && (is_open || member.is_available(now));
+            let panics = self.takes(tier, Failures::Panic, now);
+            let is_usable = |member: &Member| {
+                panics && member.may_panic() || !member.is_down() && (is_open || member.is_available(now))
+            };
             tier.members.iter().any(|member| is_usable(member) && !tried.contains(member.server.id))
         })
+    }
+
+    /// What is tried in turn.
+    pub(super) fn rounds(&self) -> &'static [Failures] {
+        const USUAL: &[Failures] = &[Failures::Respected, Failures::Ignored];
+        const PANIC: &[Failures] = &[Failures::Panic, Failures::Respected, Failures::Ignored];
+        if self.is_in_panic() { PANIC } else { USUAL }
+    }
+
+    /// Whether a tier has a part in that round.
+    pub(super) fn takes(&self, tier: &Tier, failures: Failures, now: Millis) -> bool {
+        match failures {
+            Failures::Respected => true,
+            Failures::Ignored => self.is_open(tier, now),
+            // Backups are what panic is to spare.
+            Failures::Panic => self.is_in_panic() && std::ptr::eq(tier, &raw const self.tiers[0]),
+        }
     }
 
     /// Whether passive failures, which have made every server of the tier unavailable, are to be ignored.
@@ -146,9 +171,10 @@ impl Tier {
         input: &PickInput<'_>,
         tried: &Tried,
         failures: Failures,
+        growing: bool,
         now: Millis,
     ) -> Option<usize> {
-        let view = View { members: &self.members, tried, failures, now };
+        let view = View { members: &self.members, tried, failures, growing, now };
         self.balancer.pick(state, &view, *input)
     }
 }
@@ -168,19 +194,19 @@ impl std::error::Error for PickError {}
 
 impl Member {
     /// Starts a request; `None` when another worker has taken what made this server eligible.
-    pub(super) fn lease(&self, failures: Failures, now: Millis) -> Option<Lease> {
+    pub(super) fn lease(&self, failures: Failures, growing: bool, now: Millis) -> Option<Lease> {
         let passive = &self.server.health.passive;
         let claim = match failures {
             Failures::Respected => passive.claim(self.limits, now),
-            Failures::Ignored => Claim::Granted,
+            Failures::Ignored | Failures::Panic => Claim::Granted,
         };
         if claim == Claim::Denied {
             return None;
         }
-        let lease = self.server.start(self.max_conns, self.limits.max_fails);
+        let lease = self.server.start(self.max_conns_now(growing, now), self.limits.max_fails);
         match (&lease, claim, failures) {
             (None, Claim::Trial { previous }, _) => passive.release_trial(previous, now),
-            (Some(_), _, Failures::Ignored) => passive.claim_open(now),
+            (Some(_), _, Failures::Ignored | Failures::Panic) => passive.claim_open(now),
             _ => {}
         }
         lease
@@ -193,13 +219,19 @@ impl Members for View<'_> {
         let is_available = match self.failures {
             Failures::Respected => member.is_available(self.now),
             Failures::Ignored => !member.is_down(),
+            Failures::Panic => member.may_panic(),
         };
+        let max_conns = member.max_conns_now(self.growing, self.now);
         is_available
-            && (member.max_conns == 0 || member.server.in_flight() < member.max_conns)
+            && (max_conns == 0 || member.server.in_flight() < max_conns)
             && (self.tried.is_empty() || !self.tried.contains(member.server.id))
     }
 
     fn in_flight(&self, i: usize) -> u32 {
         self.members[i].server.in_flight()
+    }
+
+    fn share(&self, i: usize) -> u32 {
+        if self.growing { self.members[i].share(self.now) } else { FULL_SHARE }
     }
 }

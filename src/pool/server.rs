@@ -8,10 +8,12 @@ use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::active::Active;
+use super::ejection::Ejection;
 use super::latency::Latency;
 use super::note::LastNote;
 use super::passive::Passive;
 use super::queue::Queue;
+use super::slow_start::{Growing, Ramp};
 
 /// A server of a pool: an address, and live counters that survive reloads. Limits and weight belong to the snapshot.
 #[derive(Debug)]
@@ -35,6 +37,11 @@ pub struct Server {
     pub(super) failed: LastNote,
     /// The last time that a success made it available again.
     pub(super) recovered: LastNote,
+    /// The last ejection.
+    pub(super) ejected: LastNote,
+    pub(super) ramp: Ramp,
+    /// Set after `ramp`.
+    pub(super) growing: Arc<Growing>,
     queue: Arc<Queue>,
     /// See [`Server::end_at`].
     ends_at: AtomicU64,
@@ -64,6 +71,8 @@ pub(super) struct Health {
     pub(super) passive: Passive,
     /// Of the checks, if its pool has any.
     pub(super) active: Active,
+    /// Of errors in a row.
+    pub(super) ejection: Ejection,
 }
 
 /// Two counters that only grow: the difference is what is in flight, and no third one is needed for the total.
@@ -83,7 +92,13 @@ pub(super) struct Padded<T>(T);
 const NEVER: u64 = u64::MAX;
 
 impl Server {
-    pub(super) fn new(pool: Arc<str>, name: Arc<str>, address: SocketAddr, queue: Arc<Queue>) -> Self {
+    pub(super) fn new(
+        pool: Arc<str>,
+        name: Arc<str>,
+        address: SocketAddr,
+        queue: Arc<Queue>,
+        growing: Arc<Growing>,
+    ) -> Self {
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -97,6 +112,9 @@ impl Server {
             judged: LastNote::default(),
             failed: LastNote::default(),
             recovered: LastNote::default(),
+            ejected: LastNote::default(),
+            ramp: Ramp::default(),
+            growing,
             queue,
             ends_at: AtomicU64::new(NEVER),
         }
@@ -129,9 +147,10 @@ impl Server {
     ///
     /// A server that has come up begins anew: what failed before says nothing about it now.
     pub fn judge(&self, verdict: Option<Verdict>) {
-        let Health { passive, active } = &*self.health;
+        let Health { passive, active, .. } = &*self.health;
         if active.is_down() && verdict == Some(Verdict::Up) {
             passive.forgive();
+            self.begin_slow_start();
         }
         active.set(verdict);
         if verdict.is_none() {
@@ -149,6 +168,16 @@ impl Server {
     /// Says why failures have made it unavailable.
     pub fn note_failures(&self, why: impl Into<String>, now: Millis) {
         self.failed.set(why, now);
+    }
+
+    /// Says why it was ejected.
+    pub fn note_ejection(&self, why: impl Into<String>, now: Millis) {
+        self.ejected.set(why, now);
+    }
+
+    /// Says that its ejection is over.
+    pub fn note_return(&self, now: Millis) {
+        self.recovered.set("its ejection is over", now);
     }
 
     /// Says that it has become available again.
@@ -200,7 +229,11 @@ impl Lease {
 
     /// The server has done its part. True when this makes an unavailable server available again.
     pub fn succeeded(&self) -> bool {
-        self.server.health.passive.succeeded(self.max_fails)
+        let recovered = self.server.health.passive.succeeded(self.max_fails);
+        if recovered {
+            self.server.begin_slow_start();
+        }
+        recovered
     }
 
     /// Counts a failure for all workers; [`super::Pool::on_failure`] also makes this worker send it less.

@@ -1,5 +1,8 @@
 mod checks;
+mod ejection;
+mod panic;
 mod report;
+mod slow_start;
 
 use std::cell::{Cell, RefCell};
 use std::net::{IpAddr, Ipv4Addr};
@@ -28,6 +31,7 @@ fn spec(port: u16) -> ServerSpec {
         max_fails: 1,
         fail_timeout: Duration::from_secs(10),
         max_conns: 0,
+        slow_start: None,
         backup: false,
         down: false,
     }
@@ -51,6 +55,8 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         connect_timeout: Duration::from_secs(5),
         retry,
         retry_budget: model::RetryBudget { percent: 20, min: 3 },
+        panic_threshold: None,
+        ejection: None,
         health_check: None,
     }
 }
@@ -204,9 +210,9 @@ fn a_success_clears_failures_only_when_a_window_has_passed() {
 fn a_trial_that_finds_no_room_is_not_used_up() {
     let mut worker = Worker::new(config(vec![ServerSpec { max_conns: 1, ..spec(1) }, spec(2)]));
     let member = &worker.pool.tiers[0].members[0];
-    let held = member.lease(select::Failures::Respected, NOW).unwrap();
+    let held = member.lease(select::Failures::Respected, false, NOW).unwrap();
     held.failed(NOW);
-    assert!(member.lease(select::Failures::Respected, at(10_001)).is_none());
+    assert!(member.lease(select::Failures::Respected, false, at(10_001)).is_none());
     drop(held);
     assert!(worker.names(at(10_001), 2).contains(&"1".to_owned()));
 }

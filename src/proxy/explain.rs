@@ -296,9 +296,10 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
     let is_picked = |report: &ServerReport| picked.as_ref().is_some_and(|picked| Arc::ptr_eq(picked, &report.server));
     // With `fail_open`, failures count for nobody once they would leave nobody.
     let open = reports.iter().any(|report| is_picked(report) && report.condition == ServerCondition::Failed);
+    let panic = pool.is_in_panic();
     for report in &reports {
         let is_open = open && report.condition == ServerCondition::Failed;
-        let why = not_eligible(report, ordinary_left).filter(|_| !is_picked(report) && !is_open);
+        let why = not_eligible(report, ordinary_left, panic).filter(|_| !is_picked(report) && !is_open);
         to.not_eligible.extend(why.map(|why| PassedOver { name: Arc::clone(&report.server.name), why }));
     }
     let unresolved = pool.config.servers.iter().filter(|spec| !reports.iter().any(|r| r.server.name == spec.name));
@@ -318,6 +319,9 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
         }
         (Some(_), Algorithm::RandomTwo) => "for example: drawn by lot, so any that is eligible".to_owned(),
     };
+    if panic {
+        to.server_why.push_str("; too few servers are well, so that health is ignored (panic_threshold)");
+    }
     if open {
         to.server_why.push_str("; every server has failed, so that all are tried (fail_open)");
     }
@@ -326,19 +330,21 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
 }
 
 /// Why a server cannot be picked, if it cannot.
-fn not_eligible(report: &ServerReport, ordinary_left: bool) -> Option<String> {
+fn not_eligible(report: &ServerReport, ordinary_left: bool, panic: bool) -> Option<String> {
     let note = report.note.as_ref().map_or(String::new(), |note| format!(": {}", note.why));
     match report.condition {
         ServerCondition::Disabled => Some("down = true in the file".to_owned()),
         ServerCondition::Draining | ServerCondition::Maintenance => {
             Some(format!("{}: `bascule server ready` gives it work again", report.condition.name()))
         }
-        ServerCondition::Down | ServerCondition::Failed => Some(format!("{}{note}", report.condition.name())),
+        ServerCondition::Down | ServerCondition::Failed | ServerCondition::Ejected if !panic => {
+            Some(format!("{}{note}", report.condition.name()))
+        }
         ServerCondition::Up | ServerCondition::Unknown if report.full => Some("max_conns are in flight".to_owned()),
         ServerCondition::Up | ServerCondition::Unknown if report.backup && ordinary_left => {
             Some("a backup, and others are up".to_owned())
         }
-        ServerCondition::Up | ServerCondition::Unknown => None,
+        _ => None,
     }
 }
 

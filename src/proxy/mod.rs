@@ -371,6 +371,7 @@ impl Engine {
         let snapshot = self.shared.snapshot.load();
         let tracked: HashSet<_> =
             snapshot.config.routers.iter().filter_map(|r| r.track_pools.as_ref()).flat_map(|t| &t.pools).collect();
+        snapshot.pools.iter().for_each(|pool| worker::watch(pool, clock::now()));
         let health = |p: &Arc<Pool>| PoolHealth {
             name: Arc::clone(&p.config.name),
             up: p.up(),

@@ -8,8 +8,8 @@ use serde::Serialize;
 use crate::config::model::{Algorithm, Consistent, Protocol};
 use crate::net::clock;
 use crate::pool::{Percentiles, Pool, ServerReport};
-use crate::proxy::Engine;
 use crate::proxy::errors::FailedExchange;
+use crate::proxy::{Engine, worker};
 use crate::time::Millis;
 
 /// How the engine is.
@@ -55,6 +55,10 @@ pub struct PoolStatus {
     pub total: usize,
     /// Requests and connections on them now.
     pub in_flight: u64,
+    /// Since how many seconds health is ignored because of `panic_threshold`; null: it is heeded.
+    pub panic_for_seconds: Option<u64>,
+    /// How often that has begun.
+    pub panics: u64,
     /// Backups last.
     pub servers: Vec<ServerStatus>,
     /// Names of servers that have no address: they did not resolve.
@@ -68,7 +72,7 @@ pub struct ServerStatus {
     pub name: Arc<str>,
     /// Its address.
     pub address: SocketAddr,
-    /// `up`, `unknown`, `failed`, `down` or `disabled`.
+    /// `up`, `unknown`, `failed`, `ejected`, `down`, `disabled`, `draining` or `maintenance`.
     pub state: &'static str,
     /// Why; null when nothing has happened yet.
     pub why: Option<String>,
@@ -76,6 +80,8 @@ pub struct ServerStatus {
     pub for_seconds: Option<u64>,
     /// As in the file.
     pub weight: u32,
+    /// Of that weight, in per cent: below 100 in its slow start.
+    pub weight_percent: u32,
     /// It is used only when no other is available.
     pub backup: bool,
     /// Requests and connections on it now.
@@ -84,6 +90,8 @@ pub struct ServerStatus {
     pub requests: u64,
     /// Of which failed.
     pub failures: u64,
+    /// How often it was ejected.
+    pub ejections: u64,
     /// Of the last one to two minutes; null when there was nothing.
     pub latency_us: Option<Latencies>,
 }
@@ -147,7 +155,9 @@ impl Engine {
 }
 
 fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
+    worker::watch(pool, now);
     let reports = pool.report(now);
+    let panic = pool.panic_report();
     let has_address = |name: &str| reports.iter().any(|report| *report.server.name == *name);
     let specs = pool.config.servers.iter().map(|spec| &spec.name);
     PoolStatus {
@@ -156,13 +166,15 @@ fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
         up: reports.iter().filter(|report| report.condition.is_well()).count(),
         total: reports.len(),
         in_flight: pool.in_flight(),
+        panic_for_seconds: panic.since.map(|since| now.since(since) / 1000),
+        panics: panic.times,
         unresolved: specs.filter(|name| !has_address(name)).cloned().collect(),
         servers: reports.iter().map(|report| server_status(report, now)).collect(),
     }
 }
 
 fn server_status(report: &ServerReport, now: Millis) -> ServerStatus {
-    let ServerReport { server, condition, note, weight, backup, .. } = report;
+    let ServerReport { server, condition, note, weight, backup, share, .. } = report;
     let latencies = |Percentiles { p50, p90, p99 }| Latencies { p50, p90, p99 };
     ServerStatus {
         name: Arc::clone(&server.name),
@@ -171,10 +183,12 @@ fn server_status(report: &ServerReport, now: Millis) -> ServerStatus {
         why: note.as_ref().map(|note| note.why.clone()),
         for_seconds: note.as_ref().map(|note| now.since(Millis(note.since)) / 1000),
         weight: *weight,
+        weight_percent: *share,
         backup: *backup,
         in_flight: server.in_flight(),
         requests: server.requests(),
         failures: server.failures(),
+        ejections: server.ejections(),
         latency_us: server.latency.percentiles().map(latencies),
     }
 }

@@ -10,7 +10,7 @@ use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, PickInput, Pool, Tried};
+use crate::pool::{Lease, Outcome, PickInput, Pool, Tried};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -133,11 +133,15 @@ async fn reach(
             Ok(sock) => {
                 lease.server().latency.record(clock::now_micros().saturating_sub(began));
                 session.connected(&sock);
+                worker.count_outcome(pool, &lease, Outcome::Good);
                 return Ok((sock, lease));
             }
             Err(e) => {
                 let reason = connect_reason(&e);
                 session.not_reached(lease.server(), reason);
+                if !matches!(e, ConnectError::Local(_)) {
+                    worker.count_outcome(pool, &lease, Outcome::GatewayError);
+                }
                 if counts(&e, &config.retry.on) {
                     worker.count_failure(pool, local, &lease, reason);
                 }

@@ -16,7 +16,7 @@ use crate::net::buffer::BufferPool;
 use crate::net::clock;
 use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
-use crate::pool::{Lease, PickError, PickInput, PickState, Pool, Tried};
+use crate::pool::{Lease, News, Outcome, PickError, PickInput, PickState, Pool, Tried};
 use crate::proxy::clients::Clients;
 use crate::proxy::errors::Recent;
 use crate::proxy::http::scratch::ScratchPool;
@@ -203,6 +203,7 @@ impl Worker {
         tried: &mut Tried,
         queued: &mut Option<u64>,
     ) -> Result<Lease, Reason> {
+        watch(pool, self.now());
         let picked = pool.pick(&mut local.pick.borrow_mut(), input, tried, self.now());
         let picked = match picked {
             Err(PickError::AllBusy) if pool.config.queue > 0 => {
@@ -238,6 +239,17 @@ impl Worker {
             tracing::info!(pool = %server.pool, server = %server.name, address = %server.address, "server answers again");
             server.note_recovery(self.now());
         }
+    }
+
+    /// Counts how the lease's server answered, for ejection; a pool without it does nothing here.
+    pub(crate) fn count_outcome(&self, pool: &Pool, lease: &Lease, outcome: Outcome) {
+        let Some(ejected) = pool.note_outcome(lease, outcome, self.now()) else { return };
+        let server = lease.server();
+        let kind = if ejected.gateway { "gateway errors" } else { "errors" };
+        let why = format!("{} {kind} in a row", ejected.errors);
+        let (pool, server_name, address, ms) = (&server.pool, &server.name, server.address, ejected.time);
+        tracing::warn!(%pool, server = %server_name, %address, reason = %why, ms, "server is ejected");
+        server.note_ejection(why, self.now());
     }
 
     /// Closes idle connections to servers that are too old or that the server closed.
@@ -283,6 +295,25 @@ impl Worker {
     /// Whether another process has taken over: nothing new is accepted here, and connections end after what they do.
     pub(crate) fn retired(&self) -> bool {
         self.shared.retired.load(Ordering::Acquire)
+    }
+}
+
+/// Tells what has changed in a pool by itself: a panic, the end of an ejection.
+pub(crate) fn watch(pool: &Pool, now: Millis) {
+    for news in pool.watch(now) {
+        let name = &pool.config.name;
+        match news {
+            News::Panic { on: true, well, all } => {
+                tracing::warn!(pool = %name, well, all, "fewer servers than panic_threshold are well: health is ignored");
+            }
+            News::Panic { on: false, well, all } => {
+                tracing::info!(pool = %name, well, all, "panic is over: health is heeded again");
+            }
+            News::Returned(server) => {
+                tracing::info!(pool = %name, server = %server.name, address = %server.address, "ejection is over");
+                server.note_return(now);
+            }
+        }
     }
 }
 

@@ -41,8 +41,27 @@ pub struct Pool {
     pub retry: Retry,
     /// Bound on retries in flight.
     pub retry_budget: RetryBudget,
+    /// Per cent of the servers that must be well for health to be heeded; `None`: it always is.
+    pub panic_threshold: Option<u32>,
+    /// Errors in a row leave a server out; `None`: they do not.
+    pub ejection: Option<Ejection>,
     /// Active checks; `None`: none.
     pub health_check: Option<Arc<HealthCheck>>,
+}
+
+/// When a server is ejected, and for how long: Envoy's outlier detection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ejection {
+    /// Responses of 500 to 599 and missing answers in a row; 0: not looked at.
+    pub consecutive_5xx: u32,
+    /// Of those, 502, 503, 504 and missing answers in a row; 0: not looked at.
+    pub consecutive_gateway_errors: u32,
+    /// Times the ejections in a row.
+    pub ejection_time: Duration,
+    /// At most.
+    pub max_ejection_time: Duration,
+    /// Per cent of the servers that may be out at a time; one always may, but never the last.
+    pub max_ejected: u32,
 }
 
 /// Retries in flight may be at most `percent` of active requests, and `min` at least are always allowed.
@@ -105,6 +124,8 @@ pub struct ServerSpec {
     pub fail_timeout: Duration,
     /// In flight at most; 0: no limit.
     pub max_conns: u32,
+    /// How long its weight grows when it comes back; `None`: it has all of it at once.
+    pub slow_start: Option<Duration>,
     /// Used only when no other is available.
     pub backup: bool,
     /// Never used.

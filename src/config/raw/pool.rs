@@ -21,8 +21,16 @@ table! {
         fail_timeout: Period = "10s",
         /// `max_conns` of servers that have none of their own.
         max_conns: Int<0, 10_000_000> = 0,
+        /// `slow_start` of servers that have none of their own: a server that comes back has its weight and max_conns grow
+        /// for so long. Not with algorithm = "hash", "ip_hash" or "first".
+        slow_start: OrOff<Period> = "off",
         /// When max_fails would leave no server, failures are ignored instead of answering 502. nginx: false.
         fail_open: bool = true,
+        /// When fewer of the servers than that are well, such as "50%", health is ignored and all get requests, but for
+        /// those that are down by the file or the operator. Backups do not count.
+        panic_threshold: OrOff<Percent> = "off",
+        /// Errors in a row leave a server out for a while. "off": max_fails alone, where `[defaults.pool]` has it.
+        ejection: OrOff<RawEjection> = "off",
         /// Idle connections kept per worker; 0: none.
         keepalive: Int<0, 1_000_000> = 32,
         /// How long a connection may be idle; less than what the servers allow.
@@ -67,6 +75,22 @@ table! {
 }
 
 table! {
+    /// `[pool.NAME.ejection]`: a server that answers with errors in a row is left out for a while
+    struct RawEjection {
+        /// Responses of 500 to 599, or no answer at all, in a row; 0: not looked at.
+        consecutive_5xx: Int<0, 1_000_000> = 5,
+        /// 502, 503, 504, or no answer at all, in a row; 0: not looked at.
+        consecutive_gateway_errors: Int<0, 1_000_000> = 5,
+        /// How long it is left out the first time; then twice, three times as long, until it behaves again.
+        ejection_time: Period = "30s",
+        /// At most so long.
+        max_ejection_time: Period = "300s",
+        /// Share of the servers that may be left out at a time; one always may, but never the last.
+        max_ejected: Percent = "10%",
+    }
+}
+
+table! {
     /// One of `servers` of a pool
     struct RawServer {
         /// Address or name, with port. A name is resolved again as its TTL says, and all its addresses are used.
@@ -81,6 +105,8 @@ table! {
         fail_timeout: Period,
         /// Requests or sessions at a time, over all workers; 0: no limit. Default: the pool's.
         max_conns: Int<0, 10_000_000>,
+        /// How long its weight and max_conns grow when it comes back. Default: the pool's.
+        slow_start: OrOff<Period>,
         /// Used only when no other is available.
         backup: bool = false,
         /// Not used.

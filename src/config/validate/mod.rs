@@ -10,6 +10,7 @@ mod log;
 mod pool;
 mod route;
 mod settings;
+mod sick;
 mod site;
 mod track;
 mod vrrp;

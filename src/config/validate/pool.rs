@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Context, check, check_name, is_label, settings};
+use super::{Context, check, check_name, is_label, settings, sick};
 use crate::config::decode::{At, Field, List};
 use crate::config::model::{Algorithm, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
@@ -21,6 +21,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
     let algorithm = algorithm(raw, cx);
     let servers = raw.servers.required("servers", raw.place, cx.problems);
     let servers = servers.map(|written| servers_of(raw, written, cx));
+    sick::slow_start(raw, cx);
     let levels = [&raw.settings];
     // Settings of a pool that no route takes are looked at too.
     settings::policy(&levels, None, cx);
@@ -29,6 +30,8 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         algorithm: algorithm?,
         servers: servers?,
         fail_open: *raw.fail_open,
+        panic_threshold: raw.panic_threshold.0.as_ref().map(|percent| percent.0),
+        ejection: sick::ejection(raw, cx),
         keepalive: raw.keepalive.0 as usize,
         keepalive_timeout: raw.keepalive_timeout.get(),
         keepalive_requests: raw.keepalive_requests.0,
@@ -144,6 +147,7 @@ fn server_spec(
         max_fails: own_or(&raw.max_fails, &pool.max_fails).0,
         fail_timeout: own_or(&raw.fail_timeout, &pool.fail_timeout).get(),
         max_conns: own_or(&raw.max_conns, &pool.max_conns).0,
+        slow_start: own_or(&raw.slow_start, &pool.slow_start).0.as_ref().map(|period| period.get()),
         backup: *raw.backup,
         down: *raw.down,
     })

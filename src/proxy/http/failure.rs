@@ -6,6 +6,7 @@ use rustix::io::Errno;
 
 use crate::config::model::RetryOn;
 use crate::net::connect::ConnectError;
+use crate::pool::Outcome;
 use crate::proxy::http::exchange::Refusal;
 use crate::telemetry::reason::Reason;
 
@@ -41,6 +42,17 @@ impl Failure {
             Self::Status(status) => !matches!(status, 403 | 404),
             Self::Client(_) | Self::Local(_) => false,
             _ => self.listed(on),
+        }
+    }
+
+    /// How ejection counts it; `None`: the server is not to blame.
+    pub(super) fn outcome(&self) -> Option<Outcome> {
+        match self {
+            Self::Status(status) => Some(Outcome::of_status(*status)),
+            Self::Local(_) | Self::Client(_) => None,
+            Self::Connect(_) | Self::Reset { .. } | Self::ReadTimeout | Self::SendTimeout | Self::BadHead => {
+                Some(Outcome::GatewayError)
+            }
         }
     }
 

@@ -9,7 +9,7 @@ use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, Route};
 use crate::http1::{Body, Chunked, TargetForm, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
-use crate::pool::{Lease, PickInput, Pool, RetryPermit, Tried};
+use crate::pool::{Lease, Outcome, PickInput, Pool, RetryPermit, Tried};
 use crate::proxy::http::Next;
 use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
@@ -65,6 +65,9 @@ impl<C: Transport> Exchange<'_, C> {
             let now = self.conn.worker.now();
             let refusal = failure.refusal();
             self.note_try(&lease, failure.status(), failure.reason());
+            if let Some(outcome) = failure.outcome() {
+                self.conn.worker.count_outcome(pool, &lease, outcome);
+            }
             if failure.counts(&policy.retry.on) {
                 let worker = &self.conn.worker;
                 match (failure.status(), failure.reason()) {
@@ -303,6 +306,7 @@ impl<C: Transport> Exchange<'_, C> {
         let conn = self.conn;
         let status = self.scratch.response.status;
         self.facts.status = status;
+        conn.worker.count_outcome(pool, &lease, Outcome::of_status(status));
         if let Some(last) = self.scratch.tries.last_mut() {
             last.status = status;
         }
