@@ -87,6 +87,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         max_fails: 1,
         fail_timeout: Duration::from_secs(10),
         max_conns: 0,
+        slow_start: None,
         backup: false,
         down: false,
     };
@@ -106,7 +107,10 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         connect_timeout: Duration::from_secs(5),
         retry: Retry { retries: 2, on: RetryOn::default(), timeout: None, non_idempotent: false },
         retry_budget: RetryBudget { percent: 20, min: 3 },
+        panic_threshold: None,
+        ejection: None,
         health_check,
+        primaries: bascule::health::roles::Policy::One,
     };
     let address = |spec: &ServerSpec| match spec.address {
         ServerAddress::Ip(address) => vec![address],

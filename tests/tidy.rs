@@ -35,6 +35,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
         &[
             "config::model",
             "config::value",
+            "health",
             "http1",
             "net",
             "pool",

@@ -361,6 +361,7 @@ impl Control<'_> {
                 }
                 _ = pools.tick(), if tracking => self.report_pools(),
                 () = self.turned.notified() => {
+                    self.engine.look_at_roles();
                     if tracking {
                         self.report_pools();
                     }

@@ -3,10 +3,10 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::decode::{self, Decode, Field, Keys, List, Shape};
+use super::decode::{self, Decode, Field, Key, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
-use super::raw::{RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawTcpListener};
+use super::raw::{RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawTcpListener};
 use super::{help, resolve};
 
 /// A configuration of more than this is a mistake such as a wrong path.
@@ -216,9 +216,14 @@ fn forget_foreign_check(default: &mut Table, pool: &Table) {
     fn check_type(pool: &Table) -> Option<&str> {
         pool.get("health_check").and_then(Item::as_table)?.get("type").and_then(Item::as_str)
     }
-    let is_http = check_type(pool).or(check_type(default)) == Some("http");
+    let kind = check_type(pool).or(check_type(default));
+    let is_http = kind == Some("http");
+    let is_database = matches!(kind, Some("mysql" | "postgres" | "redis"));
+    let is_postgres = kind == Some("postgres");
     if let Some(check) = default.get_mut("health_check").and_then(Item::as_table_mut) {
-        check.retain(|key, _| is_http || RawHttpCheck::KEYS.iter().all(|foreign| foreign.name != key));
+        let among = |keys: &[Key], key: &str| keys.iter().any(|foreign| foreign.name == key);
+        check.retain(|key, _| is_http || !among(RawHttpCheck::KEYS, key));
+        check.retain(|key, _| is_database && (is_postgres || key != "database") || !among(RawDatabaseCheck::KEYS, key));
     }
 }
 

@@ -17,9 +17,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::config::value::Cidr;
+use crate::health::Role;
 use crate::template::Template;
 
-pub use check::{HealthCheck, HttpProbe, Probe};
+pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
@@ -205,6 +206,21 @@ pub struct TcpListener {
     pub pool: Arc<str>,
     /// No byte in either direction for this long ends the session. 1 h.
     pub idle_timeout: Duration,
+    /// Only servers of this role; `None`: any.
+    pub role: Option<Role>,
+    /// When no server of `role` can be used.
+    pub fallback: Fallback,
+    /// Sessions end when their server is the primary no more.
+    pub ends_with_role: bool,
+}
+
+/// What a listener with a `role` does when no server has it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fallback {
+    /// Refuses.
+    None,
+    /// Uses servers of that role; `None`: any.
+    To(Option<Role>),
 }
 
 /// `[access_log]` and its overrides; equal values share one `Arc`.

@@ -16,11 +16,12 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, ErrorPage, HeaderCondition, HeaderValue, LogOverride, NameServer, OwnLogFormat, Percent,
-    RawNode, Redirect, RetryCondition, Server, ServerText, Statuses, Workers,
+    AlgorithmName, CheckType, ErrorPage, Failback, HeaderCondition, HeaderValue, LogOverride, NameServer, OnRoleLoss,
+    OwnLogFormat, Password, Percent, Primaries, RawNode, Redirect, RetryCondition, Server, ServerText, Statuses,
+    WantedRole, Workers,
 };
 
-pub(super) use check::{RawHealthCheck, RawHttpCheck};
+pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoute, RawSettings, RawSite};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
@@ -214,6 +215,13 @@ table! {
     struct RawTcpListener {
         /// No byte in either direction for this long ends the session.
         idle_timeout: Period = "1h",
+        /// Only servers that are this: "primary", "replica" or "any". The pool's checks must be of a kind that knows.
+        role: WantedRole = "any",
+        /// Servers of this role when none of `role` can be used, such as "primary" for reads.
+        fallback_role: WantedRole,
+        /// "close": sessions of a listener with role = "primary" end when their server is the primary no more; "keep":
+        /// they go on.
+        on_role_loss: OnRoleLoss = "close",
     }
 }
 

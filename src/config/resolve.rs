@@ -60,7 +60,7 @@ pub(super) fn resolve(table: &mut Table, outside: &Outside<'_>, problems: &mut P
         // A secret is taken as it is, and a value is a template.
         inline_secret(item, |text| text.replace('$', "$$"), outside, problems);
     });
-    tables_called(table, &["authentication"], &mut |authentication| {
+    tables_called(table, &["authentication", "health_check"], &mut |authentication| {
         if let Some(item) = authentication.get_mut("password") {
             inline_secret(item, |text| text, outside, problems);
         }

@@ -13,7 +13,7 @@ use super::help;
 use super::model::{Consistent, Freebind, Protocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
-pub(super) use check::{CheckType, Statuses};
+pub(super) use check::{CheckType, Failback, OnRoleLoss, Primaries, Statuses, WantedRole};
 pub(super) use percent::Percent;
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,

@@ -4,7 +4,9 @@
 //! type knows what a probe is, so every kind of check has the same rules.
 
 mod hysteresis;
+pub mod roles;
 mod schedule;
 
 pub use self::hysteresis::{Hysteresis, Quiet, Thresholds, Verdict};
+pub use self::roles::Role;
 pub use self::schedule::{Schedule, spread};

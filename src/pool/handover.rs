@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::health::Verdict;
+use crate::health::roles::Observation;
+use crate::health::{Role, Verdict};
 use crate::time::Millis;
 
 use super::passive::Record;
@@ -37,6 +38,9 @@ pub struct ServerState {
     /// Of its checks.
     #[serde(default)]
     pub verdict: Option<Verdict>,
+    /// What it said it is.
+    #[serde(default)]
+    pub role: Option<Role>,
     /// Why, and since when.
     #[serde(default)]
     pub judged: Option<Note>,
@@ -73,6 +77,7 @@ impl Pool {
                 failures,
                 row,
                 verdict: server.verdict(),
+                role: server.claim(),
                 judged: server.judged.get(),
                 failed: server.failed.get(),
                 recovered: server.recovered.get(),
@@ -88,6 +93,7 @@ impl Pool {
     /// are of the machine's clock, so they hold in a new process; one in the future is taken as `now`, so that a broken
     /// state cannot lock a server out for longer than its `fail_timeout`.
     pub fn import(&self, states: &[ServerState], now: Millis) {
+        self.settle_roles();
         let states = states.iter().filter(|state| state.pool == self.config.name);
         let states: HashMap<(&str, SocketAddr), &ServerState> =
             states.map(|state| ((&*state.name, state.address), state)).collect();
@@ -103,6 +109,9 @@ impl Pool {
                 self.restore_ejection(server, state.ejection, now);
                 if self.config.health_check.is_some() {
                     server.judge(state.verdict);
+                    if let Some(role) = state.role {
+                        server.observe_role(Observation::Says(role));
+                    }
                     server.judged.restore(state.judged.clone());
                 }
             }

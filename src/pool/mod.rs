@@ -20,6 +20,7 @@
 mod active;
 mod budget;
 mod ejection;
+mod election;
 mod handover;
 mod latency;
 mod note;
@@ -45,6 +46,7 @@ use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
 pub use self::ejection::{Ejected, EjectionState, Outcome};
+pub use self::election::RoleChange;
 pub use self::handover::ServerState;
 pub use self::latency::{Latency, Percentiles};
 pub use self::note::Note;
@@ -52,9 +54,10 @@ pub use self::panic::PanicReport;
 pub use self::report::{ServerCondition, ServerReport};
 pub use self::select::PickError;
 pub use self::server::{Failure, Lease, Server};
-pub use self::tried::Tried;
+pub use self::tried::{Tried, Wanted};
 
 use self::ejection::Ejections;
+use self::election::Election;
 use self::panic::Panic;
 use self::passive::Limits;
 use self::queue::Queue;
@@ -72,6 +75,7 @@ pub struct Pool {
     tiers: [Tier; 2],
     queue: Arc<Queue>,
     budget: Arc<RetryBudget>,
+    election: Arc<Election>,
     /// See [`Pool::has_been_judged`].
     judged: Arc<AtomicBool>,
     /// Whether a slow start is configured for any server.
@@ -156,6 +160,7 @@ impl Pool {
         let previous = previous.filter(|pool| pool.config.name == config.name);
         let queue = previous.map_or_else(Arc::default, |pool| pool.queue.clone());
         let growing = previous.map_or_else(Arc::default, |pool| pool.growing.clone());
+        let election: Arc<Election> = previous.map_or_else(Arc::default, |pool| pool.election.clone());
         let mut new = Vec::new();
         let mut tiers = [(Vec::new(), Vec::new()), (Vec::new(), Vec::new())];
         for spec in &config.servers {
@@ -174,8 +179,8 @@ impl Pool {
                 let server = match known {
                     Some(member) => member.server.clone(),
                     None => {
-                        let (pool, name) = (config.name.clone(), spec.name.clone());
-                        Arc::new(Server::new(pool, name, address, queue.clone(), growing.clone()))
+                        let shared = (queue.clone(), growing.clone(), election.clone());
+                        Arc::new(Server::new(config.name.clone(), spec.name.clone(), address, shared))
                     }
                 };
                 let duty = said.and_then(|said| said.duty);
@@ -215,7 +220,33 @@ impl Pool {
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
-        Self { config: config.clone(), tiers, queue, budget, judged, has_slow_start, growing, panic, ejections }
+        Self {
+            config: config.clone(),
+            tiers,
+            queue,
+            budget,
+            election,
+            judged,
+            has_slow_start,
+            growing,
+            panic,
+            ejections,
+        }
+    }
+
+    /// This pool is at work from now on: its servers, and no others, may be its primary.
+    pub fn settle_roles(&self) -> Option<RoleChange> {
+        // In file order, which the tiers have lost.
+        let place = |member: &&Member| self.config.servers.iter().position(|spec| spec.name == member.server.name);
+        let mut members: Vec<&Member> = self.members().filter(|member| member.checked).collect();
+        members.sort_by_key(place);
+        let usable = |member: &Member| (member.server.clone(), member.standing == Standing::Checked);
+        self.election.set_members(self.config.primaries, members.into_iter().map(usable).collect())
+    }
+
+    /// Whether several servers insist on being the primary, and how often that has been.
+    pub fn conflicts(&self) -> (bool, u64) {
+        (self.election.is_in_conflict(), self.election.conflicts())
     }
 
     /// A fresh state for one worker. `seed` should differ between workers; it is used by `random_two` only.

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 
 use crate::balance::FULL_SHARE;
-use crate::config::model::Duty;
-use crate::health::Verdict;
+use crate::config::model::{Duty, Fallback};
+use crate::health::{Role, Verdict};
 use crate::time::Millis;
 
 use super::note::Note;
-use super::{Member, PickInput, Pool, Server, Standing, Tried};
+use super::{Member, PickInput, Pool, Server, Standing, Tried, Wanted};
 
 /// How a server is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,15 +101,23 @@ impl Pool {
     }
 
     /// The server that a request would get now from a worker that has not picked any yet, without starting one.
-    pub fn preview(&self, input: &PickInput<'_>, now: Millis) -> Option<Arc<Server>> {
+    pub fn preview(&self, input: &PickInput<'_>, wanted: Option<Wanted>, now: Millis) -> Option<Arc<Server>> {
+        let picked = self.preview_of(wanted.map(|wanted| wanted.role), input, now);
+        match wanted {
+            Some(Wanted { fallback: Fallback::To(role), .. }) => picked.or_else(|| self.preview_of(role, input, now)),
+            _ => picked,
+        }
+    }
+
+    fn preview_of(&self, role: Option<Role>, input: &PickInput<'_>, now: Millis) -> Option<Arc<Server>> {
         let (mut state, tried) = (self.new_state(0), Tried::new());
         let growing = self.is_growing(now);
         for &failures in self.rounds() {
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
-                if !self.takes(tier, failures, now) {
+                if !self.takes(tier, role, failures, now) {
                     continue;
                 }
-                if let Some(i) = tier.pick(state, input, &tried, failures, growing, now) {
+                if let Some(i) = tier.pick(state, input, &tried, (role, failures, growing), now) {
                     return Some(Arc::clone(&tier.members[i].server));
                 }
             }

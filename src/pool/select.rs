@@ -4,10 +4,12 @@ use std::cell::RefCell;
 use std::fmt;
 
 use crate::balance::{FULL_SHARE, Members, State};
+use crate::config::model::Fallback;
+use crate::health::Role;
 use crate::time::Millis;
 
 use super::passive::Claim;
-use super::{Lease, Member, PickInput, PickState, Pool, Tier, Tried};
+use super::{Lease, Member, PickInput, PickState, Pool, Tier, Tried, Wanted};
 
 /// Why no server was picked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +37,7 @@ pub(super) enum Failures {
 struct View<'a> {
     members: &'a [Member],
     tried: &'a Tried,
+    role: Option<Role>,
     failures: Failures,
     /// Some server does not have its full weight.
     growing: bool,
@@ -108,14 +111,29 @@ impl Pool {
         tried: &mut Tried,
         now: Millis,
     ) -> Result<Lease, PickError> {
+        let Some(wanted) = tried.wanted() else { return self.pick_of(None, state, input, tried, now) };
+        match (self.pick_of(Some(wanted.role), state, input, tried, now), wanted.fallback) {
+            (Err(PickError::NoServer), Fallback::To(role)) => self.pick_of(role, state, input, tried, now),
+            (picked, _) => picked,
+        }
+    }
+
+    fn pick_of(
+        &self,
+        role: Option<Role>,
+        state: &mut PickState,
+        input: &PickInput<'_>,
+        tried: &mut Tried,
+        now: Millis,
+    ) -> Result<Lease, PickError> {
         let growing = self.is_growing(now);
         for failures in self.rounds() {
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
-                if !self.takes(tier, *failures, now) {
+                if !self.takes(tier, role, *failures, now) {
                     continue;
                 }
                 // Every further round means that another worker was quicker to a trial or to the last free place.
-                while let Some(i) = tier.pick(state, input, tried, *failures, growing, now) {
+                while let Some(i) = tier.pick(state, input, tried, (role, *failures, growing), now) {
                     let member = &tier.members[i];
                     if let Some(lease) = member.lease(*failures, growing, now) {
                         tried.insert(member.server.id);
@@ -125,16 +143,23 @@ impl Pool {
             }
         }
         // What is usable now and was not picked had no room, even if it has by now.
-        Err(if self.has_untried(tried, now) { PickError::AllBusy } else { PickError::NoServer })
+        Err(if self.has_untried_of(role, tried, now) { PickError::AllBusy } else { PickError::NoServer })
     }
 
     /// Whether there is a server that a request which was on `tried` could go to, or wait for.
     pub fn has_untried(&self, tried: &Tried, now: Millis) -> bool {
+        let Some(Wanted { role, fallback }) = tried.wanted() else { return self.has_untried_of(None, tried, now) };
+        let falls_back = |role| self.has_untried_of(role, tried, now);
+        self.has_untried_of(Some(role), tried, now) || matches!(fallback, Fallback::To(role) if falls_back(role))
+    }
+
+    fn has_untried_of(&self, role: Option<Role>, tried: &Tried, now: Millis) -> bool {
         self.tiers.iter().any(|tier| {
-            let is_open = self.is_open(tier, now);
-            let panics = self.takes(tier, Failures::Panic, now);
+            let is_open = self.is_open(tier, role, now);
+            let panics = self.takes(tier, role, Failures::Panic, now);
             let is_usable = |member: &Member| {
-                panics && member.may_panic() || !member.is_down() && (is_open || member.is_available(now))
+                (panics && member.may_panic() || !member.is_down() && (is_open || member.is_available(now)))
+                    && member.server.has_role(role)
             };
             tier.members.iter().any(|member| is_usable(member) && !tried.contains(member.server.id))
         })
@@ -148,18 +173,19 @@ impl Pool {
     }
 
     /// Whether a tier has a part in that round.
-    pub(super) fn takes(&self, tier: &Tier, failures: Failures, now: Millis) -> bool {
+    pub(super) fn takes(&self, tier: &Tier, role: Option<Role>, failures: Failures, now: Millis) -> bool {
         match failures {
             Failures::Respected => true,
-            Failures::Ignored => self.is_open(tier, now),
+            Failures::Ignored => self.is_open(tier, role, now),
             // Backups are what panic is to spare.
             Failures::Panic => self.is_in_panic() && std::ptr::eq(tier, &raw const self.tiers[0]),
         }
     }
 
     /// Whether passive failures, which have made every server of the tier unavailable, are to be ignored.
-    pub(super) fn is_open(&self, tier: &Tier, now: Millis) -> bool {
-        self.config.fail_open && !tier.members.iter().any(|member| member.is_available(now))
+    pub(super) fn is_open(&self, tier: &Tier, role: Option<Role>, now: Millis) -> bool {
+        let is_left = |member: &Member| member.is_available(now) && member.server.has_role(role);
+        self.config.fail_open && !tier.members.iter().any(is_left)
     }
 }
 
@@ -170,11 +196,10 @@ impl Tier {
         state: &mut State,
         input: &PickInput<'_>,
         tried: &Tried,
-        failures: Failures,
-        growing: bool,
+        (role, failures, growing): (Option<Role>, Failures, bool),
         now: Millis,
     ) -> Option<usize> {
-        let view = View { members: &self.members, tried, failures, growing, now };
+        let view = View { members: &self.members, tried, role, failures, growing, now };
         self.balancer.pick(state, &view, *input)
     }
 }
@@ -224,6 +249,7 @@ impl Members for View<'_> {
         let max_conns = member.max_conns_now(self.growing, self.now);
         is_available
             && (max_conns == 0 || member.server.in_flight() < max_conns)
+            && member.server.has_role(self.role)
             && (self.tried.is_empty() || !self.tried.contains(member.server.id))
     }
 

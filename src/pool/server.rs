@@ -9,6 +9,7 @@ use crate::time::Millis;
 
 use super::active::Active;
 use super::ejection::Ejection;
+use super::election::{Election, Part};
 use super::latency::Latency;
 use super::note::LastNote;
 use super::passive::Passive;
@@ -42,7 +43,9 @@ pub struct Server {
     pub(super) ramp: Ramp,
     /// Set after `ramp`.
     pub(super) growing: Arc<Growing>,
-    queue: Arc<Queue>,
+    pub(super) queue: Arc<Queue>,
+    pub(super) election: Arc<Election>,
+    pub(super) role: Part,
     /// See [`Server::end_at`].
     ends_at: AtomicU64,
 }
@@ -96,9 +99,9 @@ impl Server {
         pool: Arc<str>,
         name: Arc<str>,
         address: SocketAddr,
-        queue: Arc<Queue>,
-        growing: Arc<Growing>,
+        shared: (Arc<Queue>, Arc<Growing>, Arc<Election>),
     ) -> Self {
+        let (queue, growing, election) = shared;
         static NEXT_ID: AtomicU32 = AtomicU32::new(0);
         let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
         Self {
@@ -116,6 +119,8 @@ impl Server {
             ramp: Ramp::default(),
             growing,
             queue,
+            election,
+            role: Part::default(),
             ends_at: AtomicU64::new(NEVER),
         }
     }

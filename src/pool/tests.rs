@@ -2,6 +2,7 @@ mod checks;
 mod ejection;
 mod panic;
 mod report;
+mod roles;
 mod slow_start;
 
 use std::cell::{Cell, RefCell};
@@ -58,6 +59,7 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         panic_threshold: None,
         ejection: None,
         health_check: None,
+        primaries: crate::health::roles::Policy::One,
     }
 }
 

@@ -1,4 +1,7 @@
-//! Which servers a request has been on.
+//! Which servers a request has been on, and which it may go to at all.
+
+use crate::config::model::Fallback;
+use crate::health::Role;
 
 /// The servers one request has tried. They are known by their ids, so that the set stays right when a retry comes to a
 /// newer snapshot. No allocation up to [`Tried::INLINE`] servers.
@@ -7,6 +10,16 @@ pub struct Tried {
     inline: [u32; Self::INLINE],
     len: usize,
     more: Vec<u32>,
+    wanted: Option<Wanted>,
+}
+
+/// Only servers of a role.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wanted {
+    /// Of this one.
+    pub role: Role,
+    /// When none of `role` can be used.
+    pub fallback: Fallback,
 }
 
 impl Tried {
@@ -16,6 +29,16 @@ impl Tried {
     /// Nothing tried yet.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Nothing tried yet, and only servers of a role are wanted; `None`: any server.
+    pub fn wanting(wanted: Option<Wanted>) -> Self {
+        Self { wanted, ..Self::default() }
+    }
+
+    /// What is wanted.
+    pub(super) fn wanted(&self) -> Option<Wanted> {
+        self.wanted
     }
 
     /// Whether nothing has been tried.

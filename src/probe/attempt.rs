@@ -18,9 +18,12 @@ use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
 use crate::config::model::{self, HealthCheck, HttpProbe, Probe};
+use crate::health::Role;
 use crate::net::connect::is_local;
 use crate::pool::Server;
 use crate::sys::sockopt::set_bind_address_no_port;
+
+use super::{mysql, postgres, redis};
 
 /// Whom to probe, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,12 +51,17 @@ pub enum Failure {
     Response(hyper::Error),
     /// A status that is not one of `expect`.
     Status(u16),
+    /// What a database says, or what is wrong with its answer.
+    Database(String),
+    /// A replica is so many seconds behind, or does not replicate at all.
+    Lag(Option<u64>),
 }
 
 /// Makes probes: the [`Network`], or a script in tests.
 pub trait Attempt: Send + Sync + 'static {
-    /// Probes once; whoever calls limits the time. Dropping the future ends the probe.
-    fn attempt(&self, target: &Target) -> impl Future<Output = Result<(), Failure>> + Send;
+    /// Probes once, and gives the server's role if that is asked for; whoever calls limits the time. Dropping the future
+    /// ends the probe.
+    fn attempt(&self, target: &Target) -> impl Future<Output = Result<Option<Role>, Failure>> + Send;
 }
 
 /// Probes over the network.
@@ -88,11 +96,15 @@ impl Failure {
 }
 
 impl Attempt for Network {
-    async fn attempt(&self, target: &Target) -> Result<(), Failure> {
-        match &target.check.probe {
-            Probe::Tcp => connect(target).await.map(drop),
-            Probe::Http(http) => expect(get(target, http).await?, http),
-        }
+    async fn attempt(&self, target: &Target) -> Result<Option<Role>, Failure> {
+        let role = match &target.check.probe {
+            Probe::Tcp => return connect(target).await.map(|_| None),
+            Probe::Http(http) => return expect(get(target, http).await?, http).map(|()| None),
+            Probe::Mysql(probe) => mysql::ask(connect(target).await?, probe).await,
+            Probe::Postgres(probe) => postgres::ask(connect(target).await?, probe).await,
+            Probe::Redis(probe) => redis::ask(connect(target).await?, probe).await,
+        };
+        role.map(Some)
     }
 }
 
@@ -154,6 +166,9 @@ impl fmt::Display for Failure {
                 None => write!(f, "no response: {e}"),
             },
             Self::Status(status) => write!(f, "status {status}"),
+            Self::Database(says) => f.write_str(says),
+            Self::Lag(Some(seconds)) => write!(f, "the replica is {seconds} s behind"),
+            Self::Lag(None) => f.write_str("the replica does not replicate"),
         }
     }
 }

@@ -7,11 +7,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, info, warn};
+use tracing::{debug, error, info, warn};
 
-use crate::health::{Hysteresis, Quiet, Schedule, Verdict, spread};
+use crate::health::roles::Observation;
+use crate::health::{Hysteresis, Quiet, Role, Schedule, Verdict, spread};
 use crate::net::clock;
-use crate::pool::{Pool, Server};
+use crate::pool::{Pool, RoleChange, Server};
 use crate::time::Millis;
 
 use super::attempt::{Attempt, Failure, Network, Target};
@@ -69,6 +70,7 @@ impl<A: Attempt> Checker<A> {
     pub fn set_pools(&mut self, pools: &[Arc<Pool>]) {
         let mut before = std::mem::take(&mut self.tasks);
         for pool in pools {
+            self.common.told(&pool.config.name, pool.settle_roles());
             let Some(check) = &pool.config.health_check else { continue };
             for (server, host) in pool.checked() {
                 let target = Target::new(check, &pool.config, server, host);
@@ -85,6 +87,7 @@ impl<A: Attempt> Checker<A> {
         for task in before.into_values() {
             task.abort.abort();
             task.server.judge(None);
+            self.common.told(&task.server.pool, task.server.observe_role(Observation::Down));
         }
     }
 
@@ -124,14 +127,40 @@ impl<A: Attempt> Common<A> {
 }
 
 impl<A> Common<A> {
+    /// Says that a reload or an order has changed who is the primary.
+    fn told(&self, pool: &str, change: Option<RoleChange>) {
+        if change.is_some() {
+            self.turned.notify_one();
+        }
+        tell(pool, change);
+    }
+
     fn now(&self) -> Millis {
         Millis(u64::try_from(self.epoch.elapsed().as_millis()).unwrap_or(u64::MAX))
     }
 }
 
+/// Says what has become of the roles of a pool.
+fn tell(pool: &str, change: Option<RoleChange>) {
+    match change {
+        None => {}
+        Some(RoleChange::Elected { name, from: None }) => info!(%pool, server = %name, "server is the primary"),
+        Some(RoleChange::Elected { name, from: Some(from) }) => {
+            warn!(%pool, server = %name, former = %from, "server is the primary, another was");
+        }
+        Some(RoleChange::Resigned(name)) => {
+            warn!(%pool, server = %name, "the primary has become a replica, and there is no other");
+        }
+        Some(RoleChange::Conflict(names)) => {
+            let servers = names.join(", ");
+            error!(%pool, %servers, "several servers say that they are the primary: none gets anything new");
+        }
+    }
+}
+
 impl Watch {
     /// Takes a result in; whether there is a new verdict.
-    fn on_result(&mut self, result: Result<(), Failure>) -> bool {
+    fn on_result(&mut self, result: Result<Option<Role>, Failure>) -> bool {
         let Self { server, target, .. } = self;
         let (pool, name, address) = (&server.pool, &server.name, target.address);
         if let Err(failure) = &result
@@ -171,6 +200,17 @@ impl Watch {
         if self.quiet.on_result(result.is_ok(), server.failures(), thresholds.rise) {
             server.found_well();
         }
-        turned.is_some()
+        let seen = match &result {
+            Ok(role) => role.map(Observation::Says),
+            // A bad one, and it has said what it is: a primary that resigns need not replicate yet.
+            Err(Failure::Lag(_)) => Some(Observation::Says(Role::Replica)),
+            Err(_) if self.hysteresis.verdict() == Some(Verdict::Down) => Some(Observation::Down),
+            Err(_) => Some(Observation::Failed),
+        };
+        let knows = target.check.probe.knows_roles();
+        let change = seen.filter(|_| knows).and_then(|seen| server.observe_role(seen));
+        let moved = change.is_some();
+        tell(&server.pool, change);
+        turned.is_some() || moved
     }
 }

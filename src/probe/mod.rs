@@ -9,7 +9,11 @@
 //! `config::model::Probe` and one more attempt of [`Network`]; nothing else here knows of kinds.
 
 mod attempt;
+mod bounded;
 mod checker;
+mod mysql;
+mod postgres;
+mod redis;
 #[cfg(test)]
 mod tests;
 

@@ -13,7 +13,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::*;
 use crate::config::model::{ServerAddress, ServerSpec};
 use crate::config::{model, parse_effective};
-use crate::health::Verdict;
+use crate::health::{Role, Verdict};
 use crate::pool::{Pool, Server};
 
 const INTERVAL: Duration = Duration::from_secs(2);
@@ -53,7 +53,7 @@ impl Script {
 }
 
 impl Attempt for Script {
-    async fn attempt(&self, target: &Target) -> Result<(), Failure> {
+    async fn attempt(&self, target: &Target) -> Result<Option<Role>, Failure> {
         let answer = {
             let mut servers = self.0.lock().unwrap();
             let server = servers.entry(target.address.port()).or_default();
@@ -61,12 +61,12 @@ impl Attempt for Script {
             server.answer.unwrap_or(Answer::Good)
         };
         match answer {
-            Answer::Good => Ok(()),
+            Answer::Good => Ok(None),
             Answer::Bad => Err(Failure::Status(503)),
             Answer::Silent => pending().await,
             Answer::Late(after) => {
                 sleep(after).await;
-                Ok(())
+                Ok(None)
             }
             Answer::Hindered => Err(Failure::Local(io::ErrorKind::AddrNotAvailable.into())),
         }
@@ -303,7 +303,7 @@ async fn probe_from(address: SocketAddr, pool: &str, keys: &str) -> Result<(), S
     let (server, host) = pools[0].checked().next().unwrap();
     let target = Target::new(check, &pools[0].config, server, host);
     match timeout(Duration::from_millis(500), Network.attempt(&target)).await {
-        Ok(result) => result.map_err(|failure| failure.to_string()),
+        Ok(result) => result.map(|_| ()).map_err(|failure| failure.to_string()),
         Err(_) => Err("silence".into()),
     }
 }

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::config::model::{Action, Algorithm, Listener, Protocol, Route};
+use crate::health::Role;
+use crate::health::roles::Standing;
 use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
-use crate::pool::{PickInput, Pool, ServerCondition, ServerReport};
+use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Wanted};
 use crate::proxy::http::{headers::decimal, write_ip};
 use crate::proxy::status::algorithm_name;
 use crate::route::{Found, MAX_HOST, normalise_host};
@@ -118,7 +120,9 @@ fn explain_tcp(
             client: query.client,
             listener: &to.listener.clone(),
         };
-        pick(&snapshot.pools[pool], query.client, &vars, &mut to);
+        let tcp = snapshot.config.listeners[index].tcp.as_ref();
+        let wanted = tcp.and_then(|tcp| tcp.role.map(|role| Wanted { role, fallback: tcp.fallback }));
+        pick(&snapshot.pools[pool], query.client, wanted, &vars, &mut to);
     }
     Ok(to)
 }
@@ -182,7 +186,7 @@ fn explain_http(
     to.action = action(&hit.route);
     if let Some(pool) = hit.pool {
         let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
-        pick(&snapshot.pools[pool], query.client, &vars, &mut to);
+        pick(&snapshot.pools[pool], query.client, None, &vars, &mut to);
     }
     Ok(to)
 }
@@ -281,7 +285,7 @@ fn action(route: &Route) -> String {
 }
 
 /// Writes down which server of the pool it would be, and why not the others.
-fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanation) {
+fn pick(pool: &Pool, client: IpAddr, wanted: Option<Wanted>, vars: &ImaginedVars<'_>, to: &mut Explanation) {
     let now = clock::now();
     to.action = format!("pool {}", pool.config.name);
     to.pool = Some(Arc::clone(&pool.config.name));
@@ -290,7 +294,7 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
     if let Algorithm::Hash { key: template, .. } = &pool.config.algorithm {
         template.expand(vars, &mut key);
     }
-    let picked = pool.preview(&PickInput { client, key: &key }, now);
+    let picked = pool.preview(&PickInput { client, key: &key }, wanted, now);
     let reports = pool.report(now);
     let ordinary_left = reports.iter().any(|r| !r.backup && r.condition.is_well() && !r.full);
     let is_picked = |report: &ServerReport| picked.as_ref().is_some_and(|picked| Arc::ptr_eq(picked, &report.server));
@@ -299,7 +303,9 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
     let panic = pool.is_in_panic();
     for report in &reports {
         let is_open = open && report.condition == ServerCondition::Failed;
-        let why = not_eligible(report, ordinary_left, panic).filter(|_| !is_picked(report) && !is_open);
+        let why = not_eligible(report, ordinary_left, panic)
+            .or_else(|| other_role(report, wanted))
+            .filter(|_| !is_picked(report) && !is_open);
         to.not_eligible.extend(why.map(|why| PassedOver { name: Arc::clone(&report.server.name), why }));
     }
     let unresolved = pool.config.servers.iter().filter(|spec| !reports.iter().any(|r| r.server.name == spec.name));
@@ -327,6 +333,21 @@ fn pick(pool: &Pool, client: IpAddr, vars: &ImaginedVars<'_>, to: &mut Explanati
     }
     to.server = picked.as_ref().map(|server| Arc::clone(&server.name));
     to.server_address = picked.map(|server| server.address);
+}
+
+/// Why a server is not of the role that is wanted, if it is not.
+fn other_role(report: &ServerReport, wanted: Option<Wanted>) -> Option<String> {
+    let (standing, wanted) = (report.server.standing(), wanted?.role);
+    let word = match wanted {
+        Role::Primary => "primary",
+        Role::Replica => "replica",
+    };
+    match (standing, wanted) {
+        (Standing::Primary, Role::Primary) | (Standing::Replica, Role::Replica) => None,
+        (Standing::Unknown, _) => Some(format!("its checks have not said what it is, and role = \"{word}\"")),
+        (Standing::Claimant, Role::Primary) => Some("it says that it is the primary, and so does another".to_owned()),
+        (standing, _) => Some(format!("{}, and role = \"{word}\"", standing.name().unwrap_or_default())),
+    }
 }
 
 /// Why a server cannot be picked, if it cannot.

@@ -305,6 +305,15 @@ impl Engine {
         Some((c.open.load(load), c.accepted.load(load), c.rejected.load(load)))
     }
 
+    /// Ends the sessions whose server is the primary no more.
+    pub fn look_at_roles(&self) {
+        if self.snapshot().config.listeners.iter().any(|l| l.tcp.as_ref().is_some_and(|tcp| tcp.ends_with_role)) {
+            for w in self.everybody() {
+                let _ = w.commands.send(Command::Wake);
+            }
+        }
+    }
+
     /// Accepts what is queued, then nothing more; ends idle connections, and the others after their response.
     pub fn drain(&mut self) {
         // Workers have their own descriptors of the sockets; these would keep them open when they are done.

@@ -49,6 +49,10 @@ pub struct PoolStatus {
     pub name: Arc<str>,
     /// As in the file.
     pub algorithm: String,
+    /// Several servers say that they are the primary, so that none gets anything new as such.
+    pub role_conflict: bool,
+    /// How often that has been.
+    pub role_conflicts: u64,
     /// Servers that get requests.
     pub up: usize,
     /// All servers.
@@ -74,6 +78,8 @@ pub struct ServerStatus {
     pub address: SocketAddr,
     /// `up`, `unknown`, `failed`, `ejected`, `down`, `disabled`, `draining` or `maintenance`.
     pub state: &'static str,
+    /// `primary`, `replica` or `claimant`, which says that it is the primary and is not taken for it; null: not known.
+    pub role: Option<&'static str>,
     /// Why; null when nothing has happened yet.
     pub why: Option<String>,
     /// For how long; null with `why`.
@@ -160,7 +166,10 @@ fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
     let panic = pool.panic_report();
     let has_address = |name: &str| reports.iter().any(|report| *report.server.name == *name);
     let specs = pool.config.servers.iter().map(|spec| &spec.name);
+    let (role_conflict, role_conflicts) = pool.conflicts();
     PoolStatus {
+        role_conflict,
+        role_conflicts,
         name: Arc::clone(&pool.config.name),
         algorithm: algorithm_name(&pool.config.algorithm).to_owned(),
         up: reports.iter().filter(|report| report.condition.is_well()).count(),
@@ -180,6 +189,7 @@ fn server_status(report: &ServerReport, now: Millis) -> ServerStatus {
         name: Arc::clone(&server.name),
         address: server.address,
         state: condition.name(),
+        role: server.standing().name(),
         why: note.as_ref().map(|note| note.why.clone()),
         for_seconds: note.as_ref().map(|note| now.since(Millis(note.since)) / 1000),
         weight: *weight,

@@ -5,12 +5,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use crate::config::model::{Algorithm, RetryOn};
+use crate::config::model::{Algorithm, Fallback, RetryOn};
+use crate::health::Role;
+use crate::health::roles::Standing;
 use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, Outcome, PickInput, Pool, Tried};
+use crate::pool::{Lease, Outcome, PickInput, Pool, Tried, Wanted};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -53,16 +55,22 @@ impl Conn {
         let log = place.log.clone();
         let name = Arc::clone(&pool.config.name);
         let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
-        let reached = reach(worker, &timer, pool, local, &mut session).await;
+        let wanted = settings.role.map(|role| Wanted { role, fallback: settings.fallback });
+        let reached = reach(worker, &timer, pool, local, wanted, &mut session).await;
         let read_ahead = 2 * SMALL;
         // A session may last for days: it keeps its server, not the configuration it was found in.
         drop(view);
         match reached {
-            Ok((server, lease)) => {
+            Ok((server, lease, losses)) => {
+                let losses = losses.filter(|_| settings.ends_with_role);
                 let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
                 let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
                 let now = || worker.now();
-                let cut = || lease.server().has_ended(now()) || listener.has_ended(now());
+                let lost = || losses.is_some_and(|losses| lease.server().role_losses() != losses);
+                let cut = || {
+                    let ended = lease.server().has_ended(now()) || listener.has_ended(now());
+                    if ended { Some(Reason::DrainTimeout) } else { lost().then_some(Reason::RoleLost) }
+                };
                 let end = tunnel(client, &server, up, down, &timer, settings.idle_timeout, now, cut).await;
                 worker.count_success(&lease);
                 session.finish(end.to_server, end.to_client, end.reason);
@@ -95,8 +103,9 @@ async fn reach(
     timer: &Timer,
     pool: &Pool,
     local: &PoolLocal,
+    wanted: Option<Wanted>,
     session: &mut Session,
-) -> Result<(Sock, Lease), Reason> {
+) -> Result<(Sock, Lease, Option<u32>), Reason> {
     let config = &pool.config;
     let mut key = Vec::new();
     if let Algorithm::Hash { key: template, .. } = &config.algorithm {
@@ -104,7 +113,7 @@ async fn reach(
     }
     let input = PickInput { client: session.client(), key: &key };
     let started = worker.now();
-    let mut tried = Tried::default();
+    let mut tried = Tried::wanting(wanted);
     let mut last = None;
     let mut permit = None;
     for attempt in 0..=config.retry.retries {
@@ -120,6 +129,11 @@ async fn reach(
             Ok(lease) => lease,
             Err(reason) => return Err(last.unwrap_or(reason)),
         };
+        // Read when it was the primary; what is lost while the connection is made is lost too.
+        let losses = wanted.map(|_| lease.server().role_losses());
+        if wanted.is_some_and(|wanted| is_lost(wanted, lease.server().standing())) {
+            return Err(Reason::RoleLost);
+        }
         session.tried(lease.server());
         let target = Target {
             address: lease.server().address,
@@ -134,7 +148,7 @@ async fn reach(
                 lease.server().latency.record(clock::now_micros().saturating_sub(began));
                 session.connected(&sock);
                 worker.count_outcome(pool, &lease, Outcome::Good);
-                return Ok((sock, lease));
+                return Ok((sock, lease, losses));
             }
             Err(e) => {
                 let reason = connect_reason(&e);
@@ -153,6 +167,12 @@ async fn reach(
         }
     }
     Err(last.unwrap_or(Reason::NoServer))
+}
+
+/// Whether a server picked as the primary has ceased to be it since.
+fn is_lost(wanted: Wanted, standing: Standing) -> bool {
+    let may_fall_back = wanted.fallback != Fallback::None && standing == Standing::Replica;
+    wanted.role == Role::Primary && standing != Standing::Primary && !may_fall_back
 }
 
 /// Whether a failed connect counts against the server: not when this box has run out of something.

@@ -42,6 +42,8 @@ pub(super) enum Command {
     Serve(Posts),
     /// Looks at the snapshot: what is gone from it is cut at that time.
     Look(Millis),
+    /// Roles have moved: sessions look whether they are to end.
+    Wake,
     Drain,
     /// Says when none is left of the connections there are.
     BeQuiet(Part),
@@ -110,6 +112,7 @@ async fn run(id: usize, shared: Arc<Shared>, log: LogBuffer, progress: Arc<Progr
                     drop(worker.view());
                     worker.end_the_gone_at(ends_at);
                 }
+                Some(Command::Wake) => worker.wheel.wake_all(),
                 Some(Command::Drain) => {
                     worker.shards.borrow().iter().for_each(|shard| shard.wake());
                     worker.wheel.wake_all();

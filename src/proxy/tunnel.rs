@@ -22,7 +22,7 @@ pub(crate) struct TunnelEnd {
     pub(crate) reason: Option<Reason>,
 }
 
-/// Relays until both directions have ended, one breaks, nothing moved for `idle`, or it is to be `cut`.
+/// Relays until both directions have ended, one breaks, nothing moved for `idle`, or there is a reason to `cut` it.
 ///
 /// The end of one direction is passed on as such (half-close); a reset of one side becomes a reset of the other.
 #[expect(clippy::too_many_arguments, reason = "two sides, two pumps, and what ends them")]
@@ -34,7 +34,7 @@ pub(crate) async fn tunnel<C: Transport, S: Transport>(
     timer: &Timer,
     idle: Duration,
     now: impl Fn() -> Millis,
-    cut: impl Fn() -> bool,
+    cut: impl Fn() -> Option<Reason>,
 ) -> TunnelEnd {
     timer.set(now().after(idle));
     let (mut up_open, mut down_open) = (true, true);
@@ -55,8 +55,8 @@ pub(crate) async fn tunnel<C: Transport, S: Transport>(
         if !up_open && !down_open {
             return Poll::Ready(None);
         }
-        if cut() {
-            return Poll::Ready(Some(reset_both(client, server, Reason::DrainTimeout)));
+        if let Some(reason) = cut() {
+            return Poll::Ready(Some(reset_both(client, server, reason)));
         }
         if up.moved() + down.moved() != moved {
             moved = up.moved() + down.moved();
@@ -123,7 +123,7 @@ mod tests {
         let timer = wheel.timer();
         let (client, near_client) = pair(1 << 16);
         let (server, near_server) = pair(1 << 16);
-        let mut run = pin!(tunnel(&near_client, &near_server, pump(), pump(), &timer, idle, clock::now, || false));
+        let mut run = pin!(tunnel(&near_client, &near_server, pump(), pump(), &timer, idle, clock::now, || None));
         let mut cx = Context::from_waker(Waker::noop());
         let mut go = || match run.as_mut().poll(&mut cx) {
             Poll::Ready(end) => Some(end),

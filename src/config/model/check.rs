@@ -1,5 +1,6 @@
 //! `[pool.NAME.health_check]`.
 
+use std::fmt;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +29,42 @@ pub enum Probe {
     Tcp,
     /// It answers a request.
     Http(HttpProbe),
+    /// MySQL or MariaDB lets the user in and says what it is.
+    Mysql(DatabaseProbe),
+    /// PostgreSQL does.
+    Postgres(DatabaseProbe),
+    /// Redis, or what speaks as it does.
+    Redis(DatabaseProbe),
+}
+
+impl Probe {
+    /// Whether it says which servers are primaries.
+    pub fn knows_roles(&self) -> bool {
+        matches!(self, Self::Mysql(_) | Self::Postgres(_) | Self::Redis(_))
+    }
+}
+
+/// A login and a question about replication.
+#[derive(Clone, PartialEq, Eq)]
+pub struct DatabaseProbe {
+    /// Who logs in; `None`: the kind's default.
+    pub user: Option<Arc<str>>,
+    /// Never shown.
+    pub password: Option<Arc<str>>,
+    /// PostgreSQL only.
+    pub database: Arc<str>,
+    /// A replica further behind is bad; `None`: its lag does not count.
+    pub max_lag: Option<Duration>,
+}
+
+impl fmt::Debug for DatabaseProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let password = self.password.as_ref().map(|_| "***");
+        let Self { user, database, max_lag, .. } = self;
+        let mut shown = f.debug_struct("DatabaseProbe");
+        shown.field("user", user).field("password", &password).field("database", database);
+        shown.field("max_lag", max_lag).finish()
+    }
 }
 
 /// A GET request, judged by the status of the response.

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::health::roles::Policy;
 use crate::template::Template;
 
 use super::{HealthCheck, Retry};
@@ -47,6 +48,8 @@ pub struct Pool {
     pub ejection: Option<Ejection>,
     /// Active checks; `None`: none.
     pub health_check: Option<Arc<HealthCheck>>,
+    /// What is done with several primaries.
+    pub primaries: Policy,
 }
 
 /// When a server is ejected, and for how long: Envoy's outlier detection.

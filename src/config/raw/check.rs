@@ -4,8 +4,9 @@ use super::*;
 
 table! {
     /// `[pool.NAME.health_check]`
-    struct RawHealthCheck with http: RawHttpCheck {
-        /// "tcp": a connection is made and closed; "http": a GET request is answered.
+    struct RawHealthCheck with http: RawHttpCheck, db: RawDatabaseCheck {
+        /// "tcp": a connection is made and closed; "http": a GET request is answered; "mysql" (MariaDB too), "postgres",
+        /// "redis": the database answers, and says whether it is a primary or a replica.
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
         interval: Period = "2s",
@@ -29,5 +30,20 @@ table! {
         host: String,
         /// Statuses of a good answer: a number such as 204, a class such as "2xx", or a list of them.
         expect: Several<Statuses> = ["2xx", "3xx"],
+    }
+}
+
+table! {
+    /// Keys of health checks with `type = "mysql"`, `"postgres"` and `"redis"`
+    struct RawDatabaseCheck {
+        /// Who logs in; needs no rights on data. Default: "bascule"; redis: nobody, or the default user when there is a
+        /// password.
+        user: String,
+        /// Its password: text, or { file }, { env } or { credential }.
+        password: Password,
+        /// postgres: the database to log in to.
+        database: String = "postgres",
+        /// A replica that is further behind than this, or does not replicate, is bad. "off": its lag does not count.
+        max_lag: OrOff<Period> = "off",
     }
 }

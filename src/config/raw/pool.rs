@@ -51,6 +51,12 @@ table! {
         retry_budget: RawRetryBudget = {},
         /// Probes of every server; one that fails them gets nothing. "off": none, where `[defaults.pool]` has some.
         health_check: OrOff<RawHealthCheck> = "off",
+        /// What is done when several servers say that they are the primary: "one": none of them gets anything new until
+        /// it is settled; "first": the first in file order is used.
+        primaries: Primaries = "one",
+        /// With primaries = "first": "always" goes back to an earlier server once it is there; "manual" stays with the
+        /// present one until it is gone or drained.
+        failback: Failback = "always",
     }
 }
 

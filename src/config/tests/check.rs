@@ -68,7 +68,7 @@ fn defaults_are_for_all_pools_but_those_that_say_otherwise() {
     let [Some(db), None, Some(slow), Some(web)] = &*checks else { panic!("{checks:?}") };
     let path = |check: &HealthCheck| match &check.probe {
         Probe::Http(http) => http.path.to_string(),
-        Probe::Tcp => "none".to_owned(),
+        _ => "none".to_owned(),
     };
     assert_eq!((path(db), db.interval.as_secs(), db.thresholds.rise), ("none".to_owned(), 1, 1));
     assert_eq!((path(slow), slow.interval.as_secs()), ("/up".to_owned(), 9));
@@ -82,4 +82,30 @@ fn a_timeout_above_the_interval_is_worth_a_warning() {
     let warnings = |keys: &str| load_text(&format!("{LEAST}health_check = {{ {keys} }}\n")).warnings.to_string();
     assert!(warnings("timeout = \"3s\"").contains("longer than the interval"));
     assert_eq!(warnings("interval = \"100ms\""), "");
+}
+
+#[test]
+fn checks_of_databases_have_a_login_and_no_keys_of_others() {
+    let text = "[pool.db]\nservers = [\"10.0.0.2:5432\"]\n[pool.db.health_check]\ntype = \"postgres\"\npassword = \"pw\"\n\
+                [pool.cache]\nservers = [\"10.0.0.3:6379\"]\nhealth_check.type = \"redis\"\n\
+                [defaults.pool.health_check]\ntype = \"http\"\npath = \"/up\"\n";
+    let checks = checks(text);
+    let [Some(cache), Some(db), Some(web)] = &*checks else { panic!("{checks:?}") };
+    let Probe::Postgres(probe) = &db.probe else { panic!("{db:?}") };
+    assert_eq!((probe.password.as_deref(), &*probe.database, probe.max_lag), (Some("pw"), "postgres", None));
+    assert!(!format!("{db:?}").contains("pw"), "a secret");
+    assert!(matches!(cache.probe, Probe::Redis(_)) && matches!(web.probe, Probe::Http(_)));
+}
+
+#[test]
+fn a_connection_without_a_login_to_mysql_is_worth_a_warning() {
+    let warnings = |port: &str, keys: &str| {
+        let pool = format!("[pool.db]\nservers = [\"10.0.0.2:{port}\"]\nhealth_check = {{ {keys} }}\n");
+        load_text(&format!("{LEAST}{pool}")).warnings.to_string().contains("max_connect_errors")
+    };
+    assert!(warnings("3306", ""));
+    assert!(warnings("80", "port = 3306"));
+    assert!(!warnings("3306", "type = \"mysql\""));
+    assert!(!warnings("3306", "port = 9200"));
+    assert!(!warnings("3307", ""));
 }

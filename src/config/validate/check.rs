@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::{Context, is_field_value};
 use crate::config::decode::{At, Keys, OrOff};
-use crate::config::model::{HealthCheck, HttpProbe, Probe};
-use crate::config::raw::{RawHealthCheck, RawHttpCheck};
+use crate::config::model::{DatabaseProbe, HealthCheck, HttpProbe, Probe};
+use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 use crate::config::words::CheckType;
 use crate::health::Thresholds;
 
@@ -16,14 +16,23 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         cx.problems
             .warning(raw.timeout.place, "longer than the interval: a server that is silent is probed less often");
     }
-    let probe = match *raw.r#type {
-        CheckType::Tcp => {
-            for (key, place) in raw.http.given() {
-                cx.problems.error(place, format!("`{key}` needs type = \"http\""));
-            }
-            Probe::Tcp
+    let kind = *raw.r#type;
+    if kind != CheckType::Http {
+        for (key, place) in raw.http.given() {
+            cx.problems.error(place, format!("`{key}` needs type = \"http\""));
         }
+    }
+    if !kind.knows_roles() {
+        for (key, place) in raw.db.given() {
+            cx.problems.error(place, format!("`{key}` is for checks of databases")).help(KNOW_ROLES);
+        }
+    }
+    let probe = match kind {
+        CheckType::Tcp => Probe::Tcp,
         CheckType::Http => Probe::Http(http(&raw.http, cx)),
+        CheckType::Mysql => Probe::Mysql(database(kind, &raw.db, cx)),
+        CheckType::Postgres => Probe::Postgres(database(kind, &raw.db, cx)),
+        CheckType::Redis => Probe::Redis(database(kind, &raw.db, cx)),
     };
     Some(Arc::new(HealthCheck {
         probe,
@@ -33,6 +42,27 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         // Within the range of its key.
         port: raw.port.get().and_then(|port| u16::try_from(port.0).ok()),
     }))
+}
+
+/// The remedy where a role is asked for.
+pub(super) const KNOW_ROLES: &str = "health_check = { type = \"mysql\", \"postgres\" or \"redis\", ... }";
+
+fn database(kind: CheckType, raw: &RawDatabaseCheck, cx: &mut Context<'_>) -> DatabaseProbe {
+    if raw.database.given && kind != CheckType::Postgres {
+        cx.problems.error(raw.database.key, "`database` needs type = \"postgres\"");
+    }
+    if let Some(user) = raw.user.get().filter(|user| user.is_empty() || user.contains('\0')) {
+        cx.problems.error(user.place, "not the name of a user");
+    }
+    if kind == CheckType::Redis && !raw.user.is_absent() && raw.password.is_absent() {
+        cx.problems.error(raw.user.key().unwrap_or(raw.database.place), "redis lets no user in without `password`");
+    }
+    DatabaseProbe {
+        user: raw.user.get().map(|user| user.as_str().into()),
+        password: raw.password.get().map(|password| password.0.as_str().into()),
+        database: raw.database.as_str().into(),
+        max_lag: raw.max_lag.0.map(|period| period.get()),
+    }
 }
 
 fn http(raw: &RawHttpCheck, cx: &mut Context<'_>) -> HttpProbe {

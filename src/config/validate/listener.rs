@@ -4,11 +4,14 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::check::KNOW_ROLES;
 use super::{Context, check_name};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
-use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
-use crate::config::raw::{RawHttpListener, RawListener};
+use crate::config::model::{Fallback, HttpListener, Listener, Protocol, TcpListener};
+use crate::config::raw::{RawHttpListener, RawListener, RawPool, RawTcpListener};
+use crate::config::words::{OnRoleLoss, WantedRole};
+use crate::health::Role;
 
 /// How long a TCP session may be silent before the kernel asks whether the client is there: a lost one would otherwise
 /// hold a connection to a server for the whole `idle_timeout`.
@@ -32,8 +35,9 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         Protocol::Http => None,
         Protocol::Tcp => {
             let pool = raw.pool.required("pool", raw.place, cx.problems);
-            let pool = pool.filter(|pool| cx.pool(pool).is_some());
-            Some(TcpListener { pool: pool?.as_str().into(), idle_timeout: raw.tcp.idle_timeout.get() })
+            let found = pool.and_then(|pool| cx.pool(pool));
+            let pool = pool.filter(|_| found.is_some());
+            found.and_then(|found| tcp(&raw.tcp, pool?, found, cx))
         }
     };
     let top = cx.top_log();
@@ -52,6 +56,41 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         http: http(&raw.http, cx),
         tcp,
     })
+}
+
+fn tcp(raw: &RawTcpListener, name: &At<String>, pool: &RawPool, cx: &mut Context<'_>) -> Option<TcpListener> {
+    let role = match *raw.role {
+        WantedRole::Any => None,
+        WantedRole::Only(role) => Some(role),
+    };
+    let knows = pool.health_check.0.as_ref().is_some_and(|check| check.r#type.knows_roles());
+    if role.is_some() && !knows {
+        let message = format!("the checks of pool \"{}\" know no roles", **name);
+        cx.problems.error(raw.role.place, message).help(KNOW_ROLES);
+    }
+    let fallback = match raw.fallback_role.get() {
+        None => Fallback::None,
+        Some(to) => {
+            if role.is_none() {
+                cx.problems.error(to.key, "`fallback_role` needs `role`");
+            }
+            if role == Some(Role::Primary) && **to == WantedRole::Any {
+                cx.problems
+                    .error(to.place, "two servers that say they are the primary would both be used")
+                    .help("\"replica\" for reads while there is no primary; or no `fallback_role`");
+            }
+            Fallback::To(match **to {
+                WantedRole::Any => None,
+                WantedRole::Only(role) => Some(role),
+            })
+        }
+    };
+    if raw.on_role_loss.given && role != Some(Role::Primary) {
+        cx.problems.error(raw.on_role_loss.key, "`on_role_loss` needs role = \"primary\"");
+    }
+    let ends_with_role = role == Some(Role::Primary) && *raw.on_role_loss == OnRoleLoss::Close;
+    let idle_timeout = raw.idle_timeout.get();
+    Some(TcpListener { pool: name.as_str().into(), idle_timeout, role, fallback, ends_with_role })
 }
 
 fn http(raw: &RawHttpListener, cx: &mut Context<'_>) -> HttpListener {

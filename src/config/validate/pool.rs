@@ -8,7 +8,8 @@ use super::{Context, check, check_name, is_label, settings, sick};
 use crate::config::decode::{At, Field, List};
 use crate::config::model::{Algorithm, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
-use crate::config::words::{AlgorithmName, Server, ServerText};
+use crate::config::words::{AlgorithmName, CheckType, Failback, Primaries, Server, ServerText};
+use crate::health::roles::Policy;
 use crate::template::Scope;
 
 pub(super) fn pools(cx: &mut Context<'_>) -> Vec<Arc<Pool>> {
@@ -22,6 +23,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
     let servers = raw.servers.required("servers", raw.place, cx.problems);
     let servers = servers.map(|written| servers_of(raw, written, cx));
     sick::slow_start(raw, cx);
+    warn_of_handshakes(raw, cx);
     let levels = [&raw.settings];
     // Settings of a pool that no route takes are looked at too.
     settings::policy(&levels, None, cx);
@@ -44,7 +46,34 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         retry: settings::retry(&levels),
         retry_budget: RetryBudget { percent: raw.retry_budget.percent.0, min: raw.retry_budget.min.0 },
         health_check: check::health_check(&raw.health_check, cx),
+        primaries: primaries(raw, cx),
     })
+}
+
+/// MySQL counts connections that break off before the login, and blocks the host when there are max_connect_errors of them.
+fn warn_of_handshakes(raw: &RawPool, cx: &mut Context<'_>) {
+    let Some(check) = raw.health_check.0.as_ref().filter(|check| *check.r#type == CheckType::Tcp) else { return };
+    let own = check.port.get().map(|port| port.0);
+    let servers = raw.servers.get().into_iter().flat_map(|servers| servers.iter());
+    let mut ports = servers.filter_map(|server| server.0.address.get()).map(|address| u32::from(address.port));
+    if own == Some(3306) || own.is_none() && ports.any(|port| port == 3306) {
+        let place = if check.r#type.given { check.r#type.place } else { raw.health_check.place };
+        cx.problems
+            .warning(place, "MySQL counts connections without a login, and blocks this box after max_connect_errors")
+            .help("type = \"mysql\" logs in");
+    }
+}
+
+fn primaries(raw: &RawPool, cx: &mut Context<'_>) -> Policy {
+    let knows = raw.health_check.0.as_ref().is_some_and(|check| check.r#type.knows_roles());
+    if raw.primaries.given && !knows {
+        cx.problems.error(raw.primaries.key, "`primaries` needs checks that know roles").help(check::KNOW_ROLES);
+    }
+    let first = *raw.primaries == Primaries::First;
+    if raw.failback.given && !first {
+        cx.problems.error(raw.failback.key, "`failback` needs primaries = \"first\"");
+    }
+    if first { Policy::First { failback: *raw.failback == Failback::Always } } else { Policy::One }
 }
 
 fn algorithm(raw: &RawPool, cx: &mut Context<'_>) -> Option<Algorithm> {

@@ -5,15 +5,72 @@ use std::ops::RangeInclusive;
 use crate::config::decode::{self, Decode, Int, Shape, choices};
 use crate::config::diagnostic::Problems;
 use crate::config::document::{Item, Value};
+use crate::health::Role;
 
 /// `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(in crate::config) enum CheckType {
     Tcp,
     Http,
+    Mysql,
+    Postgres,
+    Redis,
 }
 
-choices!(CheckType { "tcp" => Self::Tcp, "http" => Self::Http });
+choices!(CheckType {
+    "tcp" => Self::Tcp,
+    "http" => Self::Http,
+    "mysql" => Self::Mysql,
+    "postgres" => Self::Postgres,
+    "redis" => Self::Redis,
+});
+
+impl CheckType {
+    /// Whether it says which servers are primaries.
+    pub(in crate::config) fn knows_roles(self) -> bool {
+        matches!(self, Self::Mysql | Self::Postgres | Self::Redis)
+    }
+}
+
+/// `role` and `fallback_role`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum WantedRole {
+    Any,
+    Only(Role),
+}
+
+choices!(WantedRole {
+    "primary" => Self::Only(Role::Primary),
+    "replica" => Self::Only(Role::Replica),
+    "any" => Self::Any,
+});
+
+/// `on_role_loss`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum OnRoleLoss {
+    Close,
+    Keep,
+}
+
+choices!(OnRoleLoss { "close" => Self::Close, "keep" => Self::Keep });
+
+/// `primaries`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Primaries {
+    One,
+    First,
+}
+
+choices!(Primaries { "one" => Self::One, "first" => Self::First });
+
+/// `failback`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) enum Failback {
+    Always,
+    Manual,
+}
+
+choices!(Failback { "always" => Self::Always, "manual" => Self::Manual });
 
 /// One of `expect`.
 #[derive(Debug, Clone)]

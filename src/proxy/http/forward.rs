@@ -444,7 +444,7 @@ impl<C: Transport> Exchange<'_, C> {
         let conn = self.conn;
         let now = || conn.worker.now();
         let server = t.attempt.lease.as_ref().map(Lease::server);
-        let cut = || server.is_some_and(|server| conn.has_ended(server));
+        let cut = || server.filter(|server| conn.has_ended(server)).map(|_| Reason::DrainTimeout);
         let end = tunnel(&conn.io, &t.attempt.conn.sock, t.up, t.down, &conn.timer, t.idle, now, cut).await;
         self.facts.sent += end.to_client;
         self.facts.body_sent += end.to_client;

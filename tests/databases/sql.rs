@@ -1,0 +1,186 @@
+//! PostgreSQL and MariaDB: real replication, and a promotion after the death of the primary.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, Stdio};
+use std::time::Instant;
+
+use crate::support::{Instance, TempDir, free_addr, kill, wait_for};
+
+/// The program, wherever Debian has it, started as `user` when this is root: these refuse to be root.
+fn program(name: &str, user: &str) -> Command {
+    let versions = fs::read_dir("/usr/lib/postgresql").into_iter().flatten().flatten().map(|e| e.path().join("bin"));
+    let folders = versions.chain(["/usr/sbin".into(), "/usr/bin".into()]);
+    let path = folders.map(|folder: PathBuf| folder.join(name)).find(|path| path.exists());
+    let path = path.unwrap_or_else(|| panic!("{name} is not installed"));
+    if !rustix::process::geteuid().is_root() {
+        return Command::new(path);
+    }
+    let mut command = Command::new("setpriv");
+    command.args(["--reuid", user, "--regid", user, "--clear-groups"]).arg(path);
+    command
+}
+
+fn done(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// A server process; ends with the value.
+struct Server {
+    addr: SocketAddr,
+    child: Child,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A directory that another user may use.
+fn shared_dir() -> TempDir {
+    let dir = TempDir::new();
+    fs::set_permissions(dir.path(), fs::Permissions::from_mode(0o777)).unwrap();
+    dir
+}
+
+/// A write port before two servers, checked by `check`.
+fn before(write: SocketAddr, servers: [SocketAddr; 2], check: &str) -> Instance {
+    let [a, b] = servers;
+    Instance::start(&format!(
+        "[global]\nworkers = 1\n[listener.write]\nbind = [\"{write}\"]\nprotocol = \"tcp\"\npool = \"db\"\nrole = \"primary\"\n\
+         [pool.db]\nservers = [\"{a}\", \"{b}\"]\n\
+         health_check = {{ {check}, interval = \"300ms\", timeout = \"300ms\", max_lag = \"30s\" }}\n"
+    ))
+}
+
+fn sql(addr: SocketAddr, text: &str) -> Command {
+    let mut psql = Command::new("psql");
+    psql.env("PGPASSWORD", "secret").env("PGCONNECT_TIMEOUT", "5");
+    psql.args(["-qAt", "-h", "127.0.0.1", "-U", "postgres", "-p", &addr.port().to_string(), "-c", text]);
+    psql
+}
+
+/// Runs a statement; `None` when it does not succeed.
+fn try_sql(addr: SocketAddr, text: &str) -> Option<String> {
+    let output = sql(addr, text).stderr(Stdio::null()).output().unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn postgres(dir: &TempDir, data: &str) -> Server {
+    let addr = free_addr();
+    let child = program("postgres", "postgres")
+        .args(["-D", data, "-p", &addr.port().to_string(), "-k", dir.path().to_str().unwrap()])
+        .args(["-c", "listen_addresses=127.0.0.1", "-c", "fsync=off"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server { addr, child };
+    wait_for("postgres to answer", || try_sql(addr, "SELECT 1"));
+    server
+}
+
+#[test]
+fn the_first_write_after_the_death_of_a_postgres_comes_to_the_promoted_replica() {
+    let dir = shared_dir();
+    let path = |name: &str| dir.path().join(name).to_str().unwrap().to_owned();
+    fs::write(path("password"), "secret\n").unwrap();
+    fs::set_permissions(path("password"), fs::Permissions::from_mode(0o644)).unwrap();
+    let [first, second] = ["first", "second"].map(path);
+    done(
+        program("initdb", "postgres")
+            .args(["-D", &first, "-U", "postgres", "-A", "scram-sha-256", "-N"])
+            .args(["--pwfile", &path("password")]),
+    );
+    let old = postgres(&dir, &first);
+    done(&mut sql(old.addr, "CREATE USER bascule PASSWORD 'known'"));
+    done(&mut sql(old.addr, "CREATE TABLE written (n bigint)"));
+    let source = format!("host=127.0.0.1 port={} user=postgres password=secret", old.addr.port());
+    done(program("pg_basebackup", "postgres").args(["-d", &source, "-D", &second, "-R", "-c", "fast", "--no-sync"]));
+    let new = postgres(&dir, &second);
+
+    let write = free_addr();
+    let instance = before(write, [old.addr, new.addr], "type = \"postgres\", password = \"known\"");
+    wait_for("a write", || try_sql(write, "INSERT INTO written VALUES (1)"));
+    wait_for("the replica to have it", || (try_sql(new.addr, "SELECT n FROM written")? == "1").then_some(()));
+    kill(old.child.id(), rustix::process::Signal::KILL).unwrap();
+    assert_eq!(try_sql(new.addr, "INSERT INTO written VALUES (2)"), None, "a replica takes no writes");
+    done(&mut sql(new.addr, "SELECT pg_promote()"));
+    let promoted = Instant::now();
+    wait_for("a write", || try_sql(write, "INSERT INTO written VALUES (3)"));
+    println!("first write {} ms after the promotion", promoted.elapsed().as_millis());
+    instance.wait_for_log("server is the primary, another was");
+    assert_eq!(done(&mut sql(new.addr, "SELECT n FROM written ORDER BY n")), "1\n3");
+}
+
+/// MariaDB without a password for root on its socket.
+fn mariadb(dir: &TempDir, name: &str, id: u32) -> (Server, String) {
+    let data = dir.path().join(name).to_str().unwrap().to_owned();
+    let socket = format!("{data}.sock");
+    done(
+        program("mariadb-install-db", "mysql")
+            .args(["--no-defaults", "--auth-root-authentication-method=normal"])
+            .args([&format!("--datadir={data}"), "--skip-test-db"]),
+    );
+    let addr = free_addr();
+    let child = program("mariadbd", "mysql")
+        .args(["--no-defaults", "--bind-address=127.0.0.1", "--log-bin=bin", "--innodb-flush-log-at-trx-commit=0"])
+        .args([format!("--datadir={data}"), format!("--port={}", addr.port()), format!("--socket={socket}")])
+        .args([format!("--server-id={id}"), format!("--pid-file={data}.pid")])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let server = Server { addr, child };
+    wait_for("mariadb to answer", || on_socket(&socket, "SELECT 1"));
+    let users = "SET sql_log_bin = 0; CREATE USER bascule@'127.0.0.1' IDENTIFIED BY 'known'; \
+                 GRANT SLAVE MONITOR ON *.* TO bascule@'127.0.0.1'; \
+                 CREATE USER copy@'127.0.0.1' IDENTIFIED BY 'copy'; GRANT ALL ON *.* TO copy@'127.0.0.1'";
+    on_socket(&socket, users).unwrap();
+    (server, socket)
+}
+
+fn on_socket(socket: &str, text: &str) -> Option<String> {
+    let output = Command::new("mariadb").args(["--no-defaults", "-uroot", "-N", "-S", socket, "-e", text]).output();
+    let output = output.unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+fn over(addr: SocketAddr, text: &str) -> Option<String> {
+    let port = addr.port().to_string();
+    let login = ["--no-defaults", "-ucopy", "-pcopy", "-h127.0.0.1", "-N", "-P", &port, "-e", text];
+    let output = Command::new("mariadb").args(login).output().unwrap();
+    output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
+}
+
+#[test]
+fn the_checks_of_mariadb_know_who_is_read_only_and_whether_it_replicates() {
+    let dir = shared_dir();
+    let (old, old_socket) = mariadb(&dir, "old", 1);
+    let (new, new_socket) = mariadb(&dir, "new", 2);
+    let source = format!(
+        "SET GLOBAL read_only = 1; CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'copy', \
+         master_password = 'copy'; START SLAVE",
+        old.addr.port()
+    );
+    on_socket(&new_socket, &source).unwrap();
+    let write = free_addr();
+    let instance = before(write, [old.addr, new.addr], "type = \"mysql\", password = \"known\"");
+    let id = || over(write, "SELECT @@server_id");
+    assert_eq!(wait_for("the primary", id), "1");
+    on_socket(&new_socket, "STOP SLAVE").unwrap();
+    instance.wait_for_log("the replica does not replicate");
+    on_socket(&old_socket, "SET GLOBAL read_only = 1").unwrap();
+    instance.wait_for_log("the primary has become a replica");
+    on_socket(&new_socket, "SET GLOBAL read_only = 0").unwrap();
+    assert_eq!(wait_for("the new primary", id), "2");
+    // Neither what is probed nor its end is an error to the server.
+    let aborted = on_socket(&old_socket, "SHOW GLOBAL STATUS LIKE 'Aborted_connects'").unwrap();
+    assert_eq!(aborted.split_whitespace().last(), Some("0"), "{aborted}");
+}
