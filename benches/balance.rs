@@ -107,6 +107,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         connect_timeout: Duration::from_secs(5),
         retry: Retry { retries: 2, on: RetryOn::default(), timeout: None, non_idempotent: false },
         retry_budget: RetryBudget { percent: 20, min: 3 },
+        fallback: None,
         panic_threshold: None,
         ejection: None,
         health_check,

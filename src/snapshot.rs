@@ -6,9 +6,10 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Site};
-use crate::pool::Pool;
+use crate::pool::{Pool, Wanted};
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
+use crate::time::Millis;
 
 /// Addresses of the names of servers, as last resolved.
 pub type Addresses = HashMap<Arc<str>, Vec<IpAddr>>;
@@ -24,6 +25,8 @@ pub struct Snapshot {
     pub overrides: Arc<Overrides>,
     /// By index; live state of servers is shared with the generations before and after.
     pub pools: Vec<Arc<Pool>>,
+    /// By index of a pool, that of its fallback.
+    fallbacks: Vec<Option<usize>>,
     /// In the order of `config.listeners`.
     pub listeners: Vec<ListenerView>,
     logs: Logs,
@@ -90,6 +93,8 @@ impl Snapshot {
             .collect();
         let pool_index = |name: &str| pools.iter().position(|p| &*p.config.name == name);
 
+        let fallbacks = pools.iter().map(|pool| pool.config.fallback.as_deref().and_then(pool_index)).collect();
+
         let known = previous.map_or(&[][..], |p| &p.logs);
         let logs: RefCell<Logs> = RefCell::default();
         let log_of = |wanted: Option<&Arc<model::AccessLog>>| {
@@ -126,6 +131,19 @@ impl Snapshot {
             .collect();
         let generation = previous.map_or(1, |p| p.generation + 1);
         let logs = logs.into_inner();
-        Self { generation, config, overrides, pools, listeners, logs }
+        Self { generation, config, overrides, pools, fallbacks, listeners, logs }
+    }
+
+    /// The pool that takes what is for pool `index` now: that one, or the first on the way of its fallbacks that has an
+    /// available server. When none has, the first says what is wrong, and may fail open.
+    pub fn pool_for(&self, index: usize, wanted: Option<Wanted>, now: Millis) -> usize {
+        let mut at = index;
+        while let Some(next) = self.fallbacks.get(at).copied().flatten() {
+            if self.pools[at].has_available(wanted, now) {
+                return at;
+            }
+            at = next;
+        }
+        if at == index || self.pools[at].has_available(wanted, now) { at } else { index }
     }
 }

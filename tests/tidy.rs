@@ -27,7 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ipc", &["config::model", "sys"]),
     // 3
     ("pool", &["balance", "config::model", "health", "time"]),
-    ("snapshot", &["config::model", "pool", "route", "telemetry"]),
+    ("snapshot", &["config::model", "pool", "route", "telemetry", "time"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
     (

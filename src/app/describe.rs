@@ -121,6 +121,9 @@ fn describe_pool(out: &mut String, pool: &Value) {
         pool["total"],
         pool["in_flight"]
     );
+    if let Some(fallback) = pool["fallback"].as_str() {
+        let _ = writeln!(out, "  its requests go to pool {fallback}: none of its servers is available");
+    }
     if let Some(seconds) = pool["panic_for_seconds"].as_u64() {
         let _ = writeln!(out, "  PANIC for {seconds} s: too few servers are well, and health is ignored");
     }

@@ -41,7 +41,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::{Balancer, Flow, Node, State};
-use crate::config::model::{self, Duty, Overrides};
+use crate::config::model::{self, Duty, Fallback, Overrides};
 use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
@@ -206,8 +206,10 @@ impl Pool {
         if let [Tier { members, .. }, Tier { members: backups, .. }] = &mut tiers
             && let ([only], []) = (&mut members[..], &backups[..])
         {
-            only.limits.max_fails = 0;
             only.slow_start = 0;
+            if config.fallback.is_none() {
+                only.limits.max_fails = 0;
+            }
         }
         // A server that joins others starts slowly; when all are new, there is nobody to take the load meanwhile.
         if tiers.iter().map(|tier| tier.members.len()).sum::<usize>() > new.len() {
@@ -262,6 +264,15 @@ impl Pool {
     /// Servers that would be picked now but for the load on them: not down, not unavailable by failures.
     pub fn available(&self, now: Millis) -> usize {
         self.members().filter(|member| member.is_available(now)).count()
+    }
+
+    /// Whether there is one that is `wanted`; the load on it does not count. Where there is none, the fallback pool is asked.
+    pub fn has_available(&self, wanted: Option<Wanted>, now: Millis) -> bool {
+        let has = |role| self.members().any(|member| member.is_available(now) && member.server.has_role(role));
+        match wanted {
+            None => has(None),
+            Some(Wanted { role, fallback }) => has(Some(role)) || matches!(fallback, Fallback::To(role) if has(role)),
+        }
     }
 
     /// Servers that are up. Unlike [`Pool::available`] this changes by what servers do and never by time alone: one that

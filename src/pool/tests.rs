@@ -56,6 +56,7 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         connect_timeout: Duration::from_secs(5),
         retry,
         retry_budget: model::RetryBudget { percent: 20, min: 3 },
+        fallback: None,
         panic_threshold: None,
         ejection: None,
         health_check: None,

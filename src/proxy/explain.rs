@@ -10,7 +10,7 @@ use crate::health::Role;
 use crate::health::roles::Standing;
 use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
-use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Wanted};
+use crate::pool::{PickInput, ServerCondition, ServerReport, Wanted};
 use crate::proxy::http::{headers::decimal, write_ip};
 use crate::proxy::status::algorithm_name;
 use crate::route::{Found, MAX_HOST, normalise_host};
@@ -122,7 +122,7 @@ fn explain_tcp(
         };
         let tcp = snapshot.config.listeners[index].tcp.as_ref();
         let wanted = tcp.and_then(|tcp| tcp.role.map(|role| Wanted { role, fallback: tcp.fallback }));
-        pick(&snapshot.pools[pool], query.client, wanted, &vars, &mut to);
+        pick(snapshot, pool, query.client, wanted, &vars, &mut to);
     }
     Ok(to)
 }
@@ -186,7 +186,7 @@ fn explain_http(
     to.action = action(&hit.route);
     if let Some(pool) = hit.pool {
         let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
-        pick(&snapshot.pools[pool], query.client, None, &vars, &mut to);
+        pick(snapshot, pool, query.client, None, &vars, &mut to);
     }
     Ok(to)
 }
@@ -285,9 +285,21 @@ fn action(route: &Route) -> String {
 }
 
 /// Writes down which server of the pool it would be, and why not the others.
-fn pick(pool: &Pool, client: IpAddr, wanted: Option<Wanted>, vars: &ImaginedVars<'_>, to: &mut Explanation) {
+fn pick(
+    snapshot: &Snapshot,
+    index: usize,
+    client: IpAddr,
+    wanted: Option<Wanted>,
+    vars: &ImaginedVars<'_>,
+    to: &mut Explanation,
+) {
     let now = clock::now();
+    let first = &snapshot.pools[index].config.name;
+    let pool = &snapshot.pools[snapshot.pool_for(index, wanted, now)];
     to.action = format!("pool {}", pool.config.name);
+    if pool.config.name != *first {
+        to.action.push_str(&format!(", for no server of pool {first} is available"));
+    }
     to.pool = Some(Arc::clone(&pool.config.name));
     to.algorithm = Some(algorithm_name(&pool.config.algorithm));
     let mut key = Vec::new();

@@ -7,9 +7,10 @@ use serde::Serialize;
 
 use crate::config::model::{Algorithm, Consistent, Protocol};
 use crate::net::clock;
-use crate::pool::{Percentiles, Pool, ServerReport};
+use crate::pool::{Percentiles, ServerReport};
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::{Engine, worker};
+use crate::snapshot::Snapshot;
 use crate::time::Millis;
 
 /// How the engine is.
@@ -59,6 +60,8 @@ pub struct PoolStatus {
     pub total: usize,
     /// Requests and connections on them now.
     pub in_flight: u64,
+    /// The pool that gets its requests now, for none of its servers is available; null: itself.
+    pub fallback: Option<Arc<str>>,
     /// Since how many seconds health is ignored because of `panic_threshold`; null: it is heeded.
     pub panic_for_seconds: Option<u64>,
     /// How often that has begun.
@@ -143,7 +146,7 @@ impl Engine {
         });
         EngineStatus {
             listeners: listeners.collect(),
-            pools: snapshot.pools.iter().map(|pool| pool_status(pool, now)).collect(),
+            pools: (0..snapshot.pools.len()).map(|index| pool_status(&snapshot, index, now)).collect(),
             dropped_log_lines: self.sinks.dropped(),
         }
     }
@@ -160,7 +163,9 @@ impl Engine {
     }
 }
 
-fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
+fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
+    let pool = &snapshot.pools[index];
+    let taker = snapshot.pool_for(index, None, now);
     worker::watch(pool, now);
     let reports = pool.report(now);
     let panic = pool.panic_report();
@@ -175,6 +180,7 @@ fn pool_status(pool: &Pool, now: Millis) -> PoolStatus {
         up: reports.iter().filter(|report| report.condition.is_well()).count(),
         total: reports.len(),
         in_flight: pool.in_flight(),
+        fallback: (taker != index).then(|| Arc::clone(&snapshot.pools[taker].config.name)),
         panic_for_seconds: panic.since.map(|since| now.since(since) / 1000),
         panics: panic.times,
         unresolved: specs.filter(|name| !has_address(name)).cloned().collect(),

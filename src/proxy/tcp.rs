@@ -51,11 +51,12 @@ impl Conn {
         let (view, index) = listener.view(worker);
         let place = &view.snapshot.listeners[index];
         let Some(index) = place.pool else { return };
+        let wanted = settings.role.map(|role| Wanted { role, fallback: settings.fallback });
+        let index = view.snapshot.pool_for(index, wanted, worker.now());
         let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
         let log = place.log.clone();
         let name = Arc::clone(&pool.config.name);
         let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
-        let wanted = settings.role.map(|role| Wanted { role, fallback: settings.fallback });
         let reached = reach(worker, &timer, pool, local, wanted, &mut session).await;
         let read_ahead = 2 * SMALL;
         // A session may last for days: it keeps its server, not the configuration it was found in.

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 
-use crate::support::origin::Answering;
+use crate::support::origin::{Answering, Origin, Refusing};
 use crate::support::proxy::Proxy;
 use crate::support::wait_for;
 use crate::support::wire::{get, ok};
@@ -155,4 +155,62 @@ fn a_server_killed_under_load_fails_no_idempotent_request() {
     });
     assert_eq!(failed, [0; 0], "after {before:?} requests before the kill and {after:?} behind it");
     assert_eq!(states(&proxy)[0].0, "failed", "the death was noticed under load");
+}
+
+/// Two pools with fallbacks, the last one well.
+fn chain(first: &[SocketAddr], second: SocketAddr, last: SocketAddr, keys: &str) -> Proxy {
+    let servers: Vec<_> = first.iter().map(|addr| format!("\"{addr}\"")).collect();
+    Proxy::start(&format!(
+        "[listener.l]\nbind = [\"127.0.0.1:80\"]\npool = \"a\"\n\
+         [pool.a]\nservers = [{}]\nfallback_pool = \"b\"\n{keys}\n\
+         [pool.b]\nservers = [{{ address = \"{second}\", down = true }}]\nfallback_pool = \"c\"\n\
+         [pool.c]\nservers = [\"{last}\"]\n",
+        servers.join(", ")
+    ))
+}
+
+fn body(proxy: &Proxy) -> String {
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    let response = client.response();
+    String::from_utf8_lossy(&response.body).into_owned()
+}
+
+#[test]
+fn a_pool_without_an_available_server_leaves_its_requests_to_its_fallback_and_takes_them_back() {
+    let (dead, unused, sorry) = (Refusing::new(), Answering::with(ok("b")), Answering::with(ok("sorry")));
+    let proxy = chain(&[dead.addr()], unused.addr(), sorry.addr(), "fail_timeout = \"1s\"");
+    let fallbacks = || {
+        let pools = proxy.engine().status(|_| 0).pools;
+        pools.into_iter().map(|pool| pool.fallback.map(|name| name.to_string())).collect::<Vec<_>>()
+    };
+    let to_c = Some("c".to_owned());
+    assert_eq!(fallbacks(), [None, to_c.clone(), None]);
+    // The only server of a pool with a fallback can fail; the request that sees it fail is answered as ever.
+    assert_eq!(status(&proxy), 502);
+    assert_eq!(fallbacks(), [to_c.clone(), to_c, None]);
+    assert_eq!(body(&proxy), "sorry");
+    assert!(unused.requests().is_empty(), "a server that the file takes out is not available");
+    let origin = dead.relent();
+    let answers = thread::spawn(move || {
+        let (mut server, _) = origin.request();
+        server.send(ok("first"));
+        server
+    });
+    wait_for("the trial of the first pool", || (body(&proxy) == "first").then_some(()));
+    let _server = answers.join().unwrap();
+    assert_eq!(fallbacks()[0], None);
+}
+
+#[test]
+fn servers_that_are_full_are_available_and_the_fallback_is_not_asked() {
+    let (origin, unused, sorry) = (Origin::new(), Answering::with(ok("b")), Answering::with(ok("sorry")));
+    let proxy = chain(&[origin.addr()], unused.addr(), sorry.addr(), "max_conns = 1");
+    let mut first = proxy.connect();
+    first.send(get("/"));
+    let (mut server, _) = origin.request();
+    assert_eq!(status(&proxy), 502);
+    server.send(ok("first"));
+    assert_eq!(first.response().status(), 200);
+    assert!(sorry.requests().is_empty());
 }

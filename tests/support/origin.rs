@@ -120,6 +120,12 @@ impl Refusing {
     pub(crate) fn addr(&self) -> SocketAddr {
         self.0.local_addr().unwrap().as_socket().unwrap()
     }
+
+    /// Refuses no more.
+    pub(crate) fn relent(self) -> Origin {
+        self.0.listen(16).unwrap();
+        Origin(self.0.into())
+    }
 }
 
 /// An address that never answers: its accept queue is full, so that the kernel drops what comes.

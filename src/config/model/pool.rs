@@ -20,6 +20,8 @@ pub struct Pool {
     pub servers: Vec<ServerSpec>,
     /// Passive failures alone never empty a tier.
     pub fail_open: bool,
+    /// Name of the pool that takes over while no server is available; exists, and never leads back here.
+    pub fallback: Option<Arc<str>>,
     /// Idle connections kept per worker; 0: none.
     pub keepalive: usize,
     /// Age of an idle connection. 4 s.

@@ -26,6 +26,9 @@ table! {
         slow_start: OrOff<Period> = "off",
         /// When max_fails would leave no server, failures are ignored instead of answering 502. nginx: false.
         fail_open: bool = true,
+        /// Pool that gets what is for this one while none of its servers, backups included, is available: HAProxy's
+        /// `use_backend ... if { nbsrv(x) eq 0 }`. It may have one itself. Before fail_open.
+        fallback_pool: String,
         /// When fewer of the servers than that are well, such as "50%", health is ignored and all get requests, but for
         /// those that are down by the file or the operator. Backups do not count.
         panic_threshold: OrOff<Percent> = "off",

@@ -32,6 +32,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         algorithm: algorithm?,
         servers: servers?,
         fail_open: *raw.fail_open,
+        fallback: sick::fallback(name, raw, cx),
         panic_threshold: raw.panic_threshold.0.as_ref().map(|percent| percent.0),
         ejection: sick::ejection(raw, cx),
         keepalive: raw.keepalive.0 as usize,

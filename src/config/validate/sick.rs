@@ -1,5 +1,7 @@
 //! What a pool does about servers that are sick: slow start, ejection.
 
+use std::sync::Arc;
+
 use super::Context;
 use crate::config::model::Ejection;
 use crate::config::raw::RawPool;
@@ -21,6 +23,28 @@ pub(super) fn slow_start(raw: &RawPool, cx: &mut Context<'_>) {
             .warning(place, format!("algorithm = \"{word}\" does not look at weights that grow: only max_conns does"))
             .help("round_robin, least_conn and random_two have a slow start");
     }
+}
+
+/// The pool that takes over, which must not lead back to this one.
+pub(super) fn fallback(name: &str, raw: &RawPool, cx: &mut Context<'_>) -> Option<Arc<str>> {
+    let written = raw.fallback_pool.get()?;
+    let mut next = cx.pool(written)?;
+    let mut way = vec![name, written.as_str()];
+    // Whoever is in a loop finds itself again; others that lead to one do not, and say nothing.
+    for _ in 0..cx.file.pool.len() {
+        if way.last() == Some(&name) {
+            cx.problems
+                .error(written.place, format!("this comes back to pool \"{name}\": {}", way.join(" -> ")))
+                .help("leave out one of these `fallback_pool`");
+            return None;
+        }
+        let Some((further, pool)) = next.fallback_pool.get().and_then(|n| Some((n, cx.file.pool.get(&**n)?))) else {
+            break;
+        };
+        way.push(further);
+        next = pool;
+    }
+    Some(written.as_str().into())
 }
 
 pub(super) fn ejection(raw: &RawPool, cx: &mut Context<'_>) -> Option<Ejection> {

@@ -149,9 +149,10 @@ impl<'c, C: Transport> Exchange<'c, C> {
             self.place.site = Some(Arc::clone(&route.site));
             self.place.route = Some(Arc::clone(&route.name));
         }
+        let pool = hit.pool.map(|index| snapshot.pool_for(index, None, self.conn.worker.now()));
         let then = match &route.action {
             Action::Pool { rewrite, .. } => {
-                let Some(index) = hit.pool else {
+                let Some(index) = pool else {
                     return Then::Done(Next::Close);
                 };
                 let (pool, local) = (&snapshot.pools[index], &view.pools[index]);
@@ -190,7 +191,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
         };
         // Whoever fails later is asked where it went, with a log or without.
         if self.facts.reason.is_some() || matches!(then, Then::Tunnel(_)) {
-            let pool = hit.pool.map(|index| Arc::clone(&snapshot.pools[index].config.name));
+            let pool = pool.map(|index| Arc::clone(&snapshot.pools[index].config.name));
             self.place = Place { site: Some(Arc::clone(&route.site)), route: Some(Arc::clone(&route.name)), pool };
         }
         then
