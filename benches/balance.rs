@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bascule::balance::Flow;
 use bascule::config::model::{
     Algorithm, Consistent, HealthCheck, Pool as Config, Probe, Retry, RetryBudget, RetryOn, ServerAddress, ServerSpec,
+    TcpProbe,
 };
 use bascule::health::Thresholds;
 use bascule::pool::{Lease, Pool, Tried};
@@ -71,11 +72,13 @@ fn report(name: &str, operations: u32, mut run: impl FnMut()) {
 
 fn checks() -> Arc<HealthCheck> {
     Arc::new(HealthCheck {
-        probe: Probe::Tcp,
+        probe: Probe::Tcp(TcpProbe::default()),
         interval: Duration::from_secs(2),
+        fast_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
         port: None,
+        address: None,
     })
 }
 

@@ -20,7 +20,7 @@ use crate::config::value::Cidr;
 use crate::health::Role;
 use crate::template::Template;
 
-pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe};
+pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{

@@ -366,7 +366,7 @@ fn sites_and_routes_as_written() {
 #[test]
 fn pools_as_written() {
     let config = load_in(FULL, "lb1", Path::new("conf"), &[]).unwrap().config;
-    let [api, mysql, _, web] = &*config.pools else { panic!("four pools") };
+    let [api, _, mysql, _, web] = &*config.pools else { panic!("five pools") };
     assert!(matches!(&api.algorithm, Algorithm::Hash { consistent: Consistent::Ketama, .. }));
     assert_eq!(api.servers.iter().map(|s| (&*s.name, s.backup, s.down)).collect::<Vec<_>>()[0], ("api1", false, false));
     assert!(api.servers[1].backup && api.servers[2].down);

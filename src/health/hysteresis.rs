@@ -49,6 +49,11 @@ impl Hysteresis {
         self.verdict
     }
 
+    /// Whether the last results speak against the verdict.
+    pub fn is_turning(&self) -> bool {
+        self.against > 0
+    }
+
     /// Takes a result in. Gives the verdict when this result has made it another, or the first.
     pub fn on_result(&mut self, good: bool, thresholds: Thresholds) -> Option<Verdict> {
         let says = if good { Verdict::Up } else { Verdict::Down };

@@ -9,6 +9,7 @@ use crate::time::{Millis, to_millis};
 #[derive(Debug, Clone, Copy)]
 pub struct Schedule {
     interval: u64,
+    started: Millis,
     due: Millis,
 }
 
@@ -24,7 +25,7 @@ impl Schedule {
     pub fn new(now: Millis, interval: Duration, fraction: u64) -> Self {
         let interval = to_millis(interval).max(1);
         let offset = (u128::from(interval) * u128::from(fraction)) >> 64;
-        Self { interval, due: Millis(now.0.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX))) }
+        Self { interval, started: now, due: Millis(now.0.saturating_add(u64::try_from(offset).unwrap_or(u64::MAX))) }
     }
 
     /// When the next probe is due.
@@ -34,7 +35,13 @@ impl Schedule {
 
     /// A probe starts now.
     pub fn started(&mut self, now: Millis) {
+        self.started = now;
         self.due = Millis(now.0.saturating_add(self.interval));
+    }
+
+    /// The next probe is due this long after the start of the last, unless it is sooner anyway: HAProxy's fastinter.
+    pub fn hurry(&mut self, fast: Duration) {
+        self.due = self.due.min(Millis(self.started.0.saturating_add(to_millis(fast).max(1))));
     }
 }
 
@@ -53,6 +60,10 @@ mod tests {
         // That one took 5 s: the next is overdue, and the times go on from its start.
         schedule.started(Millis(9003));
         assert_eq!(schedule.due(), Millis(11_003));
+        schedule.hurry(Duration::from_millis(500));
+        assert_eq!(schedule.due(), Millis(9503));
+        schedule.hurry(Duration::from_secs(9));
+        assert_eq!(schedule.due(), Millis(9503), "never later");
     }
 
     proptest! {

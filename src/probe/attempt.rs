@@ -1,29 +1,21 @@
 //! One probe of one server.
 
-use std::convert::Infallible;
 use std::fmt;
-use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
-use http_body_util::Empty;
-use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
-use hyper::header::{CONNECTION, HOST, USER_AGENT};
-use hyper_util::rt::TokioIo;
 use tokio::net::{TcpSocket, TcpStream};
 
-use crate::config::model::{self, HealthCheck, HttpProbe, Probe};
+use crate::config::model::{self, HealthCheck, Probe};
 use crate::health::Role;
 use crate::net::connect::is_local;
 use crate::pool::Server;
 use crate::sys::sockopt::set_bind_address_no_port;
 
-use super::{mysql, postgres, redis};
+use super::{http, mysql, postgres, redis, tcp};
 
 /// Whom to probe, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,6 +43,8 @@ pub enum Failure {
     Response(hyper::Error),
     /// A status that is not one of `expect`.
     Status(u16),
+    /// `expect_text` is not in what came, of which this is the beginning.
+    Text(String),
     /// What a database says, or what is wrong with its answer.
     Database(String),
     /// A replica is so many seconds behind, or does not replicate at all.
@@ -68,14 +62,13 @@ pub trait Attempt: Send + Sync + 'static {
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Network;
 
-/// Bytes of a response that may be looked at: it is judged by its head.
-const MAX_HEAD: usize = 16 << 10;
-const AGENT: &str = concat!("bascule/", env!("CARGO_PKG_VERSION"), " (health check)");
-
 impl Target {
     /// What `check` means for a server of `pool` whose host is written `host`.
     pub(super) fn new(check: &Arc<HealthCheck>, pool: &model::Pool, server: &Server, host: &str) -> Self {
         let mut address = server.address;
+        if let Some(ip) = check.address {
+            address.set_ip(ip);
+        }
         if let Some(port) = check.port {
             address.set_port(port);
         }
@@ -98,8 +91,10 @@ impl Failure {
 impl Attempt for Network {
     async fn attempt(&self, target: &Target) -> Result<Option<Role>, Failure> {
         let role = match &target.check.probe {
-            Probe::Tcp => return connect(target).await.map(|_| None),
-            Probe::Http(http) => return expect(get(target, http).await?, http).map(|()| None),
+            Probe::Tcp(probe) => return tcp::ask(connect(target).await?, probe).await.map(|()| None),
+            Probe::Http(probe) => {
+                return http::ask(connect(target).await?, probe, &target.authority).await.map(|()| None);
+            }
             Probe::Mysql(probe) => mysql::ask(connect(target).await?, probe).await,
             Probe::Postgres(probe) => postgres::ask(connect(target).await?, probe).await,
             Probe::Redis(probe) => redis::ask(connect(target).await?, probe).await,
@@ -127,32 +122,15 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
-/// The status that a GET is answered with.
-async fn get(target: &Target, http: &HttpProbe) -> Result<u16, Failure> {
-    let stream = connect(target).await?;
-    let request = Request::get(&*http.path)
-        .header(HOST, http.host.as_deref().unwrap_or(&target.authority))
-        .header(USER_AGENT, AGENT)
-        .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
-        .map_err(|e| Failure::Local(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
-    let mut builder = http1::Builder::new();
-    builder.max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(Failure::Response)?;
-    // The connection only has to be driven: how it ends is told to the request.
-    let drive = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
-    let response = tokio::select! {
-        response = sender.send_request(request) => response,
-        never = drive => match never {},
-    };
-    response.map(|response| response.status().as_u16()).map_err(Failure::Response)
+/// Whether `text` is somewhere in `came`.
+pub(super) fn holds(came: &[u8], text: &str) -> bool {
+    memchr::memmem::find(came, text.as_bytes()).is_some()
 }
 
-fn expect(status: u16, http: &HttpProbe) -> Result<(), Failure> {
-    if http.expect.iter().any(|good| good.contains(&status)) { Ok(()) } else { Err(Failure::Status(status)) }
+/// What there is to see of an answer in one line of a log.
+pub(super) fn beginning(came: &[u8]) -> String {
+    let part = came.get(..64).unwrap_or(came);
+    String::from_utf8_lossy(part).escape_debug().to_string()
 }
 
 impl fmt::Display for Failure {
@@ -166,6 +144,7 @@ impl fmt::Display for Failure {
                 None => write!(f, "no response: {e}"),
             },
             Self::Status(status) => write!(f, "status {status}"),
+            Self::Text(came) => write!(f, "expect_text is not in the answer, which begins with \"{came}\""),
             Self::Database(says) => f.write_str(says),
             Self::Lag(Some(seconds)) => write!(f, "the replica is {seconds} s behind"),
             Self::Lag(None) => f.write_str("the replica does not replicate"),

@@ -122,6 +122,9 @@ impl<A: Attempt> Common<A> {
             if watch.on_result(result.unwrap_or(Err(Failure::TimedOut(limit)))) {
                 self.turned.notify_one();
             }
+            if watch.hysteresis.is_turning() {
+                schedule.hurry(watch.target.check.fast_interval);
+            }
         }
     }
 }

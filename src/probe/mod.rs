@@ -11,9 +11,11 @@
 mod attempt;
 mod bounded;
 mod checker;
+mod http;
 mod mysql;
 mod postgres;
 mod redis;
+mod tcp;
 #[cfg(test)]
 mod tests;
 

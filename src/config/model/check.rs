@@ -1,6 +1,7 @@
 //! `[pool.NAME.health_check]`.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,19 +15,23 @@ pub struct HealthCheck {
     pub probe: Probe,
     /// From the start of one probe to the start of the next.
     pub interval: Duration,
+    /// The same while results speak against the verdict.
+    pub fast_interval: Duration,
     /// A probe without a result by then is a bad one.
     pub timeout: Duration,
     /// How many results in a row turn the verdict.
     pub thresholds: Thresholds,
     /// Port to probe; `None`: the server's.
     pub port: Option<u16>,
+    /// Address to probe; `None`: the server's.
+    pub address: Option<IpAddr>,
 }
 
 /// What is asked of a server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Probe {
-    /// It takes a connection.
-    Tcp,
+    /// It takes a connection, and answers if it is to.
+    Tcp(TcpProbe),
     /// It answers a request.
     Http(HttpProbe),
     /// MySQL or MariaDB lets the user in and says what it is.
@@ -67,13 +72,38 @@ impl fmt::Debug for DatabaseProbe {
     }
 }
 
-/// A GET request, judged by the status of the response.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// What is said on a connection, and what is to come back.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct TcpProbe {
+    /// Sent at once.
+    pub send: Option<Arc<str>>,
+    /// To be found in what comes.
+    pub expect: Option<Arc<str>>,
+}
+
+/// A request, judged by the status of the response, and by its body if that is asked for.
+#[derive(Clone, PartialEq, Eq)]
 pub struct HttpProbe {
+    /// A token.
+    pub method: Arc<str>,
     /// Path and query; begins with a slash.
     pub path: Arc<str>,
     /// Value of Host; `None`: the server's address.
     pub host: Option<Arc<str>>,
     /// Good ones.
     pub expect: Vec<RangeInclusive<u16>>,
+    /// Further fields; the values are never shown.
+    pub headers: Vec<(Box<str>, Box<str>)>,
+    /// To be found in the body.
+    pub expect_text: Option<Arc<str>>,
+}
+
+impl fmt::Debug for HttpProbe {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { method, path, host, expect, headers, expect_text } = self;
+        let headers: Vec<_> = headers.iter().map(|(name, _)| name).collect();
+        let mut shown = f.debug_struct("HttpProbe");
+        shown.field("method", method).field("path", path).field("host", host).field("expect", expect);
+        shown.field("headers", &headers).field("expect_text", expect_text).finish()
+    }
 }

@@ -4,12 +4,14 @@ use super::*;
 
 table! {
     /// `[pool.NAME.health_check]`
-    struct RawHealthCheck with http: RawHttpCheck, db: RawDatabaseCheck {
-        /// "tcp": a connection is made and closed; "http": a GET request is answered; "mysql" (MariaDB too), "postgres",
+    struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, db: RawDatabaseCheck {
+        /// "tcp": a connection is made, and may be talked to; "http": a request is answered; "mysql" (MariaDB too), "postgres",
         /// "redis": the database answers, and says whether it is a primary or a replica.
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
         interval: Period = "2s",
+        /// The same while results speak against the present state: HAProxy's fastinter. Default: the interval.
+        fast_interval: Period,
         /// A probe without an answer by then has failed. The default is never more than the interval.
         timeout: Period = "1s",
         /// Good probes in a row until a server that is down is up. The first probe of all decides alone.
@@ -18,18 +20,34 @@ table! {
         fall: Int<1, 1000> = 3,
         /// Port to probe. Default: the server's.
         port: Int<1, 65_535>,
+        /// Address to probe. Default: the server's.
+        address: IpAddr,
+        /// tcp, http: a good answer holds this text; of an http response, its body within the first 64 KiB.
+        expect_text: String,
+    }
+}
+
+table! {
+    /// Keys of health checks with `type = "tcp"`
+    struct RawTcpCheck {
+        /// Sent once connected, as it is written: "PING\\r\\n". Without, and without expect_text, the connection is closed.
+        send: String,
     }
 }
 
 table! {
     /// Keys of health checks with `type = "http"`
     struct RawHttpCheck {
+        /// Method of the request, which has no body.
+        method: String = "GET",
         /// Path that is asked for, a query included.
         path: String = "/",
         /// Value of the Host field. Default: the server's address as written.
         host: String,
         /// Statuses of a good answer: a number such as 204, a class such as "2xx", or a list of them.
         expect: Several<Statuses> = ["2xx", "3xx"],
+        /// Further fields of the request: NAME = "value"; a value may be a secret: { file }, { env } or { credential }.
+        headers: Named<HeaderValue> = {},
     }
 }
 

@@ -18,14 +18,23 @@ fn a_pool_has_no_checks_unless_it_is_told() {
 #[test]
 fn the_least_check_has_the_documented_defaults() {
     let least = HealthCheck {
-        probe: Probe::Tcp,
+        probe: Probe::Tcp(TcpProbe::default()),
         interval: Duration::from_secs(2),
+        fast_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
         port: None,
+        address: None,
     };
     assert_eq!(check("health_check = {}"), least);
-    let http = HttpProbe { path: "/".into(), host: None, expect: vec![200..=299, 300..=399] };
+    let http = HttpProbe {
+        method: "GET".into(),
+        path: "/".into(),
+        host: None,
+        expect: vec![200..=299, 300..=399],
+        headers: Vec::new(),
+        expect_text: None,
+    };
     assert_eq!(check("health_check.type = \"http\""), HealthCheck { probe: Probe::Http(http), ..least });
 }
 
@@ -33,21 +42,32 @@ fn the_least_check_has_the_documented_defaults() {
 fn a_check_is_what_is_written() {
     let written = check(
         "[pool.web.health_check]\ntype = \"http\"\npath = \"/ready?full=1\"\nhost = \"a.example.com\"\n\
-         expect = [204, \"4xx\"]\ninterval = \"500ms\"\ntimeout = \"300ms\"\nrise = 1\nfall = 5\nport = 8081\n",
+         expect = [204, \"4xx\"]\ninterval = \"500ms\"\ntimeout = \"300ms\"\nrise = 1\nfall = 5\nport = 8081\n\
+         fast_interval = \"100ms\"\naddress = \"10.9.8.7\"\nmethod = \"OPTIONS\"\nexpect_text = \"ready\"\n\
+         headers = { Authorization = \"Basic eDp5\" }\n",
     );
     let http = HttpProbe {
+        method: "OPTIONS".into(),
         path: "/ready?full=1".into(),
         host: Some("a.example.com".into()),
         expect: vec![204..=204, 400..=499],
+        headers: vec![("Authorization".into(), "Basic eDp5".into())],
+        expect_text: Some("ready".into()),
     };
     let expected = HealthCheck {
         probe: Probe::Http(http),
         interval: Duration::from_millis(500),
+        fast_interval: Duration::from_millis(100),
         timeout: Duration::from_millis(300),
         thresholds: Thresholds { rise: 1, fall: 5 },
         port: Some(8081),
+        address: Some([10, 9, 8, 7].into()),
     };
     assert_eq!(written, expected);
+    assert!(!format!("{written:?}").contains("eDp5"), "values may be secrets");
+    let tcp = check("health_check = { send = \"PING\\r\\n\", expect_text = \"PONG\" }");
+    let said = TcpProbe { send: Some("PING\r\n".into()), expect: Some("PONG".into()) };
+    assert_eq!(tcp.probe, Probe::Tcp(said));
 }
 
 #[test]

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use super::{Context, is_field_value};
+use super::{Context, is_field_value, is_token, settings};
 use crate::config::decode::{At, Keys, OrOff};
-use crate::config::model::{DatabaseProbe, HealthCheck, HttpProbe, Probe};
+use crate::config::model::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 use crate::config::words::CheckType;
 use crate::health::Thresholds;
+use crate::template::Scope;
 
 pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>) -> Option<Arc<HealthCheck>> {
     let raw = raw.0.as_ref()?;
@@ -17,6 +18,27 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
             .warning(raw.timeout.place, "longer than the interval: a server that is silent is probed less often");
     }
     let kind = *raw.r#type;
+    let fast = raw.fast_interval.get().map_or(interval, |period| period.get());
+    if let Some(written) = raw.fast_interval.get()
+        && fast > interval
+    {
+        cx.problems.error(written.place, "longer than `interval`").help("a shorter one finds out sooner");
+    }
+    if kind != CheckType::Tcp {
+        for (key, place) in raw.tcp.given() {
+            cx.problems.error(place, format!("`{key}` needs type = \"tcp\""));
+        }
+    }
+    let expect_text = raw.expect_text.get();
+    if let Some(text) = expect_text {
+        if !matches!(kind, CheckType::Tcp | CheckType::Http) {
+            cx.problems.error(text.key, "`expect_text` needs type = \"tcp\" or \"http\"");
+        }
+        if text.is_empty() {
+            cx.problems.error(text.place, "every answer holds this").help("leave it out, or write what is to come");
+        }
+    }
+    let expect_text = expect_text.map(|text| text.as_str().into());
     if kind != CheckType::Http {
         for (key, place) in raw.http.given() {
             cx.problems.error(place, format!("`{key}` needs type = \"http\""));
@@ -28,8 +50,10 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         }
     }
     let probe = match kind {
-        CheckType::Tcp => Probe::Tcp,
-        CheckType::Http => Probe::Http(http(&raw.http, cx)),
+        CheckType::Tcp => {
+            Probe::Tcp(TcpProbe { send: raw.tcp.send.get().map(|text| text.as_str().into()), expect: expect_text })
+        }
+        CheckType::Http => Probe::Http(http(&raw.http, expect_text, cx)),
         CheckType::Mysql => Probe::Mysql(database(kind, &raw.db, cx)),
         CheckType::Postgres => Probe::Postgres(database(kind, &raw.db, cx)),
         CheckType::Redis => Probe::Redis(database(kind, &raw.db, cx)),
@@ -37,10 +61,12 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
     Some(Arc::new(HealthCheck {
         probe,
         interval,
+        fast_interval: fast,
         timeout: if raw.timeout.given { timeout } else { timeout.min(interval) },
         thresholds: Thresholds { rise: raw.rise.0, fall: raw.fall.0 },
         // Within the range of its key.
         port: raw.port.get().and_then(|port| u16::try_from(port.0).ok()),
+        address: raw.address.get().map(|address| **address),
     }))
 }
 
@@ -65,7 +91,19 @@ fn database(kind: CheckType, raw: &RawDatabaseCheck, cx: &mut Context<'_>) -> Da
     }
 }
 
-fn http(raw: &RawHttpCheck, cx: &mut Context<'_>) -> HttpProbe {
+fn http(raw: &RawHttpCheck, expect_text: Option<Arc<str>>, cx: &mut Context<'_>) -> HttpProbe {
+    let method = &raw.method;
+    if !is_token(method) || method.bytes().any(|b| b.is_ascii_lowercase()) {
+        cx.problems.error(method.place, "not a method").help("such as \"GET\", \"HEAD\" or \"OPTIONS\"");
+    } else if **method == "CONNECT" {
+        cx.problems.error(method.place, "CONNECT asks for no page");
+    } else if **method == "HEAD" && expect_text.is_some() {
+        cx.problems.error(method.place, "an answer to HEAD has no body for `expect_text`");
+    }
+    for (name, value) in raw.headers.iter() {
+        settings::check_field_name(name, value.key, Scope::Request, cx);
+        settings::check_value(&value.map(|value| value.0.clone()), cx);
+    }
     let path = &raw.path;
     if !path.starts_with('/') {
         cx.problems.error(path.place, "a path begins with `/`");
@@ -81,7 +119,11 @@ fn http(raw: &RawHttpCheck, cx: &mut Context<'_>) -> HttpProbe {
     if expect.is_empty() && expect.complete {
         cx.problems.error(raw.expect.place, "no answer would be good").help("[\"2xx\", \"3xx\"] is the default");
     }
+    let fields = raw.headers.iter().map(|(name, value)| (name.as_str().into(), value.0.as_str().into()));
     HttpProbe {
+        method: method.as_str().into(),
+        headers: fields.collect(),
+        expect_text,
         path: path.as_str().into(),
         host: raw.host.get().map(|host| host.as_str().into()),
         expect: expect.iter().map(|statuses| statuses.0.clone()).collect(),

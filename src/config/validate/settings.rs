@@ -118,7 +118,8 @@ fn field(name: &str, value: &At<HeaderValue>, scope: Scope, cx: &mut Context<'_>
     Some((name.into(), cx.template(&value, scope)?))
 }
 
-fn check_field_name(name: &str, place: Place, scope: Scope, cx: &mut Context<'_>) {
+/// Notes a name that no header has, or that is not to be changed.
+pub(super) fn check_field_name(name: &str, place: Place, scope: Scope, cx: &mut Context<'_>) {
     let lower = name.to_ascii_lowercase();
     if !is_token(name) {
         cx.problems.error(place, "not the name of a header");

@@ -1,17 +1,19 @@
 //! What verdicts of active checks do to picks.
 
-use crate::config::model::{HealthCheck, Probe};
+use crate::config::model::{HealthCheck, Probe, TcpProbe};
 use crate::health::{Thresholds, Verdict};
 
 use super::*;
 
 pub(super) fn checked(servers: Vec<ServerSpec>) -> model::Pool {
     let check = HealthCheck {
-        probe: Probe::Tcp,
+        probe: Probe::Tcp(TcpProbe::default()),
         interval: Duration::from_secs(2),
+        fast_interval: Duration::from_secs(2),
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
         port: None,
+        address: None,
     };
     model::Pool { health_check: Some(Arc::new(check)), ..config(servers) }
 }

@@ -1,0 +1,32 @@
+//! A server of bytes: takes a connection, and answers what it is told.
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+use crate::config::model::TcpProbe;
+
+use super::attempt::{Failure, beginning, holds};
+
+/// Bytes of an answer that are looked through.
+const MOST: usize = 16 << 10;
+
+/// Whether the server says what it should.
+pub(super) async fn ask(mut stream: TcpStream, probe: &TcpProbe) -> Result<(), Failure> {
+    if let Some(text) = &probe.send {
+        stream.write_all(text.as_bytes()).await.map_err(Failure::Connect)?;
+    }
+    let Some(expected) = &probe.expect else { return Ok(()) };
+    let mut came = Vec::new();
+    while came.len() < MOST {
+        let mut piece = [0; 1024];
+        let read = stream.read(&mut piece).await.map_err(Failure::Connect)?;
+        came.extend_from_slice(piece.get(..read).unwrap_or_default());
+        if holds(&came, expected) {
+            return Ok(());
+        }
+        if read == 0 {
+            break;
+        }
+    }
+    Err(Failure::Text(beginning(&came)))
+}
