@@ -457,6 +457,47 @@ async fn while_a_verdict_turns_probes_come_faster() {
     assert_eq!(gaps[..6], [2000, 200, 200, 2000, 200, 2000], "once it is settled they are as slow as ever");
 }
 
+/// What is logged, as text.
+#[derive(Debug, Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_server_that_flaps_at_every_probe_is_followed_and_logged_once_a_flip() {
+    let log = Log::default();
+    let writer = log.clone();
+    let subscriber = tracing_subscriber::fmt().with_writer(move || writer.clone()).with_ansi(false).finish();
+    let _guard = tracing::subscriber::set_default(subscriber);
+    let (script, mut checker, turned) = stage();
+    let pools = pool([1], "rise = 1\nfall = 1");
+    checker.set_pools(&pools);
+    next(&turned).await;
+    let flow = crate::balance::Flow { client: [127, 0, 0, 1].into(), key: b"" };
+    for flip in 1..=20 {
+        let bad = flip % 2 == 1;
+        script.set(1, if bad { Answer::Bad } else { Answer::Good });
+        next(&turned).await;
+        let (mut state, mut tried) = (pools[0].new_state(1), crate::pool::Tried::new());
+        let picked = pools[0].pick(&mut state, &flow, &mut tried, crate::time::Millis(1));
+        assert_eq!(picked.is_ok(), !bad, "flip {flip}");
+        let lines = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
+        assert_eq!(lines.lines().count(), flip, "{lines}");
+        let word = if bad { "server is down" } else { "server is up" };
+        assert!(lines.lines().last().is_some_and(|line| line.contains(word)), "{lines}");
+    }
+    assert_eq!(script.asked(1).len(), 21, "every probe was a flip");
+}
+
 #[tokio::test]
 async fn another_address_may_be_probed() {
     let (address, _) = answering("HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await;
