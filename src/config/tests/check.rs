@@ -129,3 +129,16 @@ fn a_connection_without_a_login_to_mysql_is_worth_a_warning() {
     assert!(!warnings("3306", "port = 9200"));
     assert!(!warnings("3307", ""));
 }
+
+#[test]
+fn words_of_haproxy_lead_to_the_keys_of_checks() {
+    let help = |word: &str| help::for_unknown_key(word, ["interval", "fast_interval"].into_iter());
+    for (word, key) in [
+        ("inter", "`interval`"),
+        ("fastinter", "`fast_interval`"),
+        ("httpchk", "type = \"http\""),
+        ("tcp-check", "type = \"tcp\""),
+    ] {
+        assert!(help(word).is_some_and(|help| help.starts_with("here: ") && help.contains(key)), "{word}");
+    }
+}
