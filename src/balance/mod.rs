@@ -5,7 +5,7 @@
 //! Who may be picked at all, and how loaded each one is, comes through [`Members`]. Nothing here knows a socket, a clock,
 //! a counter shared between threads or the rules of failure; `pool` does.
 //!
-//! Servers are indices `0..n` in file order. Every algorithm that hashes gives up after nginx's number of attempts and
+//! Servers are indices `0..n` in file order. Every algorithm that hashes, but for rendezvous, gives up after nginx's number of attempts and
 //! then takes the smooth round robin's choice, so that a key always finds a server when one is eligible.
 
 mod first;
@@ -16,6 +16,7 @@ mod least_conn;
 mod maglev;
 mod mix;
 mod random_two;
+mod rendezvous;
 mod round_robin;
 #[cfg(test)]
 mod tests;
@@ -31,6 +32,7 @@ use self::ip_hash::IpHash;
 use self::ketama::Ketama;
 use self::maglev::Maglev;
 use self::mix::Random;
+use self::rendezvous::Rendezvous;
 use self::round_robin::Smooth;
 use self::weights::Weights;
 
@@ -89,6 +91,7 @@ enum Kind {
     Hash(Weights),
     Ketama(Ketama),
     Maglev(Maglev),
+    Rendezvous(Rendezvous),
     First,
 }
 
@@ -112,6 +115,7 @@ impl Balancer {
             Algorithm::Hash { consistent: Consistent::None, .. } => Kind::Hash(Weights::build(nodes)),
             Algorithm::Hash { consistent: Consistent::Ketama, .. } => Kind::Ketama(Ketama::build(nodes)),
             Algorithm::Hash { consistent: Consistent::Maglev, .. } => Kind::Maglev(Maglev::build(nodes)),
+            Algorithm::Hash { consistent: Consistent::Rendezvous, .. } => Kind::Rendezvous(Rendezvous::build(nodes)),
             Algorithm::First => Kind::First,
         })
     }
@@ -126,6 +130,7 @@ impl Balancer {
             Kind::Hash(weights) => hash::pick(weights, members, flow.key),
             Kind::Ketama(ketama) => ketama.pick(members, flow.key),
             Kind::Maglev(maglev) => maglev.pick(members, flow.key),
+            Kind::Rendezvous(rendezvous) => rendezvous.pick(members, flow.key),
             Kind::RoundRobin => None,
         };
         hashed.or_else(|| state.smooth.pick(|i| members.is_eligible(i), |i| members.share(i)))

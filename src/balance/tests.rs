@@ -68,7 +68,7 @@ fn hash(consistent: Consistent) -> Algorithm {
     Algorithm::Hash { key: Template::parse("$arg_k").unwrap(), consistent }
 }
 
-fn every_algorithm() -> [Algorithm; 8] {
+fn every_algorithm() -> [Algorithm; 9] {
     [
         Algorithm::RoundRobin,
         Algorithm::LeastConn,
@@ -77,6 +77,7 @@ fn every_algorithm() -> [Algorithm; 8] {
         hash(Consistent::None),
         hash(Consistent::Ketama),
         hash(Consistent::Maglev),
+        hash(Consistent::Rendezvous),
         Algorithm::First,
     ]
 }
@@ -204,7 +205,7 @@ fn ip_hash_mask_sets_what_belongs_together() {
 
 #[test]
 fn an_empty_key_goes_round() {
-    for consistent in [Consistent::None, Consistent::Ketama, Consistent::Maglev] {
+    for consistent in [Consistent::None, Consistent::Ketama, Consistent::Maglev, Consistent::Rendezvous] {
         assert_eq!(Tier::new(hash(consistent), &nodes(&[1, 1])).digits(|t, _| t.pick(), 4), "0101");
     }
 }
@@ -265,6 +266,38 @@ fn a_new_server_takes_its_share_and_moves_little_else() {
     assert_little_disruption(Consistent::Maglev, 500);
 }
 
+/// Where 3000 keys go, by the port of the server.
+fn rendezvous_ports(nodes: &[Node]) -> Vec<u16> {
+    let mut tier = Tier::new(hash(Consistent::Rendezvous), nodes);
+    (0..3000_u32).map(|key| nodes[tier.pick_key(&key.to_le_bytes()).unwrap()].port).collect()
+}
+
+#[test]
+fn rendezvous_moves_no_key_between_servers_that_stay() {
+    let all = nodes(&[3, 1, 2, 1]);
+    let before = rendezvous_ports(&all);
+
+    let mut reordered = all.clone();
+    reordered.reverse();
+    assert_eq!(rendezvous_ports(&reordered), before);
+
+    let (gone, left) = (all[2].port, [&all[..2], &all[3..]].concat());
+    let after = rendezvous_ports(&left);
+    assert!(before.contains(&gone));
+    assert!(before.iter().zip(&after).all(|(&before, &after)| before == gone || before == after));
+}
+
+#[test]
+fn rendezvous_moves_keys_only_to_the_server_whose_weight_rises() {
+    let (before, after) = (nodes(&[1, 1, 1]), nodes(&[1, 2, 1]));
+    let risen = after[1].port;
+    let moves = || rendezvous_ports(&before).into_iter().zip(rendezvous_ports(&after));
+    assert!(moves().all(|(before, after)| before == after || after == risen));
+    // From a third to a half of 3000.
+    let moved = moves().filter(|(before, after)| before != after).count();
+    assert!((400..600).contains(&moved), "{moved}");
+}
+
 #[test]
 fn shares_follow_the_weights() {
     let weights = [1, 2, 3, 4];
@@ -274,6 +307,7 @@ fn shares_follow_the_weights() {
         (hash(Consistent::None), Some(10)),
         (hash(Consistent::Ketama), Some(35)),
         (hash(Consistent::Maglev), Some(10)),
+        (hash(Consistent::Rendezvous), Some(10)),
         (Algorithm::RoundRobin, Some(0)),
         (Algorithm::LeastConn, Some(0)),
     ] {
@@ -402,7 +436,7 @@ proptest! {
     /// A key moves only when its own server is lost, and returns with it.
     #[test]
     fn consistent_hashes_move_only_the_keys_of_a_lost_server(lost in 0..8_usize, keys in vec(any::<u64>(), 1..200)) {
-        for consistent in [Consistent::Ketama, Consistent::Maglev] {
+        for consistent in [Consistent::Ketama, Consistent::Maglev, Consistent::Rendezvous] {
             let mut tier = Tier::new(hash(consistent), &nodes(&[1, 2, 3, 1, 2, 3, 1, 2]));
             for key in &keys {
                 let before = tier.pick_key(&key.to_le_bytes());

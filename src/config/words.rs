@@ -20,7 +20,12 @@ pub(super) use vrrp::{
 };
 
 choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
-choices!(Consistent { "none" => Self::None, "ketama" => Self::Ketama, "maglev" => Self::Maglev });
+choices!(Consistent {
+    "none" => Self::None,
+    "ketama" => Self::Ketama,
+    "maglev" => Self::Maglev,
+    "rendezvous" => Self::Rendezvous,
+});
 
 /// `format` of our own log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -219,6 +219,7 @@ pub(crate) fn algorithm_name(algorithm: &Algorithm) -> &'static str {
         Algorithm::Hash { consistent: Consistent::None, .. } => "hash",
         Algorithm::Hash { consistent: Consistent::Ketama, .. } => "hash, consistent = ketama",
         Algorithm::Hash { consistent: Consistent::Maglev, .. } => "hash, consistent = maglev",
+        Algorithm::Hash { consistent: Consistent::Rendezvous, .. } => "hash, consistent = rendezvous",
         Algorithm::First => "first",
     }
 }

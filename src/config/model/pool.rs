@@ -112,6 +112,8 @@ pub enum Consistent {
     Ketama,
     /// Maglev table.
     Maglev,
+    /// Best score among the servers at hand.
+    Rendezvous,
 }
 
 /// One server of a pool as written.

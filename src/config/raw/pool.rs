@@ -9,7 +9,8 @@ table! {
         algorithm: AlgorithmName = "round_robin",
         /// What algorithm = "hash" hashes; variables, such as "$request_uri" or "$cookie_session".
         hash_key: String,
-        /// How keys move when servers change: "none" (nginx's `hash`), "ketama" (nginx's `consistent`) or "maglev".
+        /// How keys move when servers change: "none" (nginx's `hash`), "ketama" (nginx's `consistent`), "maglev", or
+        /// "rendezvous" (none but those of a server that goes, or to one that comes; a pick looks at every server).
         consistent: Consistent = "none",
         /// Bits of the address that algorithm = "ip_hash" hashes. Default: nginx's, the first 24 of IPv4, all of IPv6.
         ip_hash_mask: RawIpHashMask,
