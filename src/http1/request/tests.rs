@@ -578,9 +578,13 @@ proptest! {
     #[test]
     fn another_parser_agrees_on_what_is_accepted(bytes in requests()) {
         if let Ok(Some(head)) = parse_with(&bytes, &Limits { underscores: true, ..Limits::default() }) {
+            // A later minor version means 1.1 (RFC 9110 section 2.5), and the other parser knows none.
+            let mut known = bytes.clone();
+            let version = bytes.windows(7).position(|part| part == b" HTTP/1").expect("a version");
+            known[version + 8] = known[version + 8].min(b'1');
             let mut fields = [httparse::EMPTY_HEADER; 100];
             let mut other = httparse::Request::new(&mut fields);
-            prop_assert_eq!(other.parse(&bytes), Ok(httparse::Status::Complete(head.len)));
+            prop_assert_eq!(other.parse(&known), Ok(httparse::Status::Complete(head.len)));
             prop_assert_eq!(other.path.map(str::as_bytes), Some(head.target.of(&bytes)));
             let theirs: Vec<_> = other.headers.iter().map(|h| (h.name.as_bytes(), h.value)).collect();
             let ours: Vec<_> = head.fields.iter().map(|f| (f.name.of(&bytes), f.value.of(&bytes))).collect();
