@@ -41,7 +41,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::{Balancer, Flow, Node, State};
-use crate::config::model::{self, Duty, Fallback, Overrides};
+use crate::config::model::{self, Duty, Overrides};
+use crate::health::Role;
 use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
@@ -268,11 +269,7 @@ impl Pool {
 
     /// Whether there is one that is `wanted`; the load on it does not count. Where there is none, the fallback pool is asked.
     pub fn has_available(&self, wanted: Option<Wanted>, now: Millis) -> bool {
-        let has = |role| self.members().any(|member| member.is_available(now) && member.server.has_role(role));
-        match wanted {
-            None => has(None),
-            Some(Wanted { role, fallback }) => has(Some(role)) || matches!(fallback, Fallback::To(role) if has(role)),
-        }
+        Wanted::finds(wanted, |role| self.members().any(|member| member.is_left(role, now)))
     }
 
     /// Servers that are up. Unlike [`Pool::available`] this changes by what servers do and never by time alone: one that
@@ -406,6 +403,11 @@ impl Member {
 
     fn is_available(&self, now: Millis) -> bool {
         !self.is_down() && !self.server.health.passive.is_unavailable(self.limits, now) && !self.is_out(now)
+    }
+
+    /// Whether it is available to whom wants `role`.
+    fn is_left(&self, role: Option<Role>, now: Millis) -> bool {
+        self.is_available(now) && self.server.has_role(role)
     }
 
     /// Neither the file nor the operator takes it out: what else is said of it may be ignored in panic.

@@ -148,9 +148,7 @@ impl Pool {
 
     /// Whether there is a server that a request which was on `tried` could go to, or wait for.
     pub fn has_untried(&self, tried: &Tried, now: Millis) -> bool {
-        let Some(Wanted { role, fallback }) = tried.wanted() else { return self.has_untried_of(None, tried, now) };
-        let falls_back = |role| self.has_untried_of(role, tried, now);
-        self.has_untried_of(Some(role), tried, now) || matches!(fallback, Fallback::To(role) if falls_back(role))
+        Wanted::finds(tried.wanted(), |role| self.has_untried_of(role, tried, now))
     }
 
     fn has_untried_of(&self, role: Option<Role>, tried: &Tried, now: Millis) -> bool {
@@ -184,8 +182,7 @@ impl Pool {
 
     /// Whether passive failures, which have made every server of the tier unavailable, are to be ignored.
     pub(super) fn is_open(&self, tier: &Tier, role: Option<Role>, now: Millis) -> bool {
-        let is_left = |member: &Member| member.is_available(now) && member.server.has_role(role);
-        self.config.fail_open && !tier.members.iter().any(is_left)
+        self.config.fail_open && !tier.members.iter().any(|member| member.is_left(role, now))
     }
 }
 

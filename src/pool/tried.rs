@@ -22,6 +22,14 @@ pub struct Wanted {
     pub fallback: Fallback,
 }
 
+impl Wanted {
+    /// Whether `has` is true of what is wanted, or of what is fallen back to; without a wish of any server.
+    pub(super) fn finds(wanted: Option<Self>, has: impl Fn(Option<Role>) -> bool) -> bool {
+        let Some(Self { role, fallback }) = wanted else { return has(None) };
+        has(Some(role)) || matches!(fallback, Fallback::To(role) if has(role))
+    }
+}
+
 impl Tried {
     /// Servers held without allocation; more retries than that are rare.
     pub const INLINE: usize = 7;
