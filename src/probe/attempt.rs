@@ -1,6 +1,8 @@
 //! One probe of one server.
 
+use std::convert::Infallible;
 use std::fmt;
+use std::future::pending;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
@@ -122,6 +124,26 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
     Ok(stream)
 }
 
+/// Does `work` while its connection is driven, of which nothing else is wanted: how it ends is told to the work.
+pub(super) async fn beside<T>(connection: impl Future, work: impl Future<Output = T>) -> T {
+    let drive = async {
+        let _ = connection.await;
+        pending::<Infallible>().await
+    };
+    tokio::select! {
+        done = work => done,
+        never = drive => match never {},
+    }
+}
+
+/// An error with what it came from.
+pub(super) fn in_full(error: &impl std::error::Error) -> String {
+    match error.source() {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    }
+}
+
 /// Whether `text` is somewhere in `came`.
 pub(super) fn holds(came: &[u8], text: &str) -> bool {
     memchr::memmem::find(came, text.as_bytes()).is_some()
@@ -139,10 +161,7 @@ impl fmt::Display for Failure {
             Self::Local(e) => write!(f, "this box cannot probe: {e}"),
             Self::Connect(e) => write!(f, "no connection: {e}"),
             Self::TimedOut(after) => write!(f, "no answer within {after:?}"),
-            Self::Response(e) => match std::error::Error::source(e) {
-                Some(source) => write!(f, "no response: {e}: {source}"),
-                None => write!(f, "no response: {e}"),
-            },
+            Self::Response(e) => write!(f, "no response: {}", in_full(e)),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Text(came) => write!(f, "expect_text is not in the answer, which begins with \"{came}\""),
             Self::Database(says) => f.write_str(says),

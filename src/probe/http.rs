@@ -1,7 +1,5 @@
 //! A server of HTTP: answers a request.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::io;
 
 use http_body_util::{BodyExt, Empty};
@@ -14,7 +12,7 @@ use tokio::net::TcpStream;
 
 use crate::config::model::HttpProbe;
 
-use super::attempt::{Failure, beginning, holds};
+use super::attempt::{Failure, beginning, beside, holds};
 
 /// Bytes of a response's head.
 const MAX_HEAD: usize = 16 << 10;
@@ -40,11 +38,6 @@ pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD);
     let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(Failure::Response)?;
-    // The connection only has to be driven: how it ends is told to the request.
-    let drive = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
     let judge = async {
         let mut response = sender.send_request(request).await.map_err(Failure::Response)?;
         let status = response.status().as_u16();
@@ -65,8 +58,5 @@ pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -
         }
         Err(Failure::Text(beginning(&body)))
     };
-    tokio::select! {
-        judged = judge => judged,
-        never = drive => match never {},
-    }
+    beside(connection, judge).await
 }

@@ -1,13 +1,11 @@
 //! Asks PostgreSQL whether it is in recovery, and how far behind.
 
-use std::convert::Infallible;
-use std::future::pending;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_postgres::{Config, NoTls, SimpleQueryMessage};
 
-use super::attempt::Failure;
+use super::attempt::{Failure, beside, in_full};
 use super::bounded::Bounded;
 use crate::config::model::DatabaseProbe;
 use crate::health::Role;
@@ -34,15 +32,7 @@ pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, probe: &Dat
         Failure::Database(text)
     };
     let (client, connection) = config.connect_raw(Bounded::new(stream), NoTls).await.map_err(says)?;
-    // The connection only has to be driven: how it ends is told to the query.
-    let drive = async {
-        let _ = connection.await;
-        pending::<Infallible>().await
-    };
-    let answer = tokio::select! {
-        answer = client.simple_query(QUESTION) => answer.map_err(says)?,
-        never = drive => match never {},
-    };
+    let answer = beside(connection, client.simple_query(QUESTION)).await.map_err(says)?;
     let row = answer.iter().find_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some([0, 1, 2].map(|i| row.try_get(i).ok().flatten())),
         _ => None,
@@ -53,13 +43,6 @@ pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, probe: &Dat
             judge(current == Some("t"), age.and_then(|age| age.parse().ok()), probe.max_lag).map(|()| Role::Replica)
         }
         _ => Err(Failure::Database("the answer is not that of PostgreSQL".to_owned())),
-    }
-}
-
-fn in_full(error: &tokio_postgres::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
     }
 }
 
