@@ -136,6 +136,29 @@ fn pair() -> [Redis; 2] {
     both
 }
 
+/// A primary with its replica behind a port for writes, a session that is open, and writes that come to the primary.
+struct Scene {
+    servers: [Redis; 2],
+    write: SocketAddr,
+    instance: Instance,
+    session: TcpStream,
+    writer: Writer,
+}
+
+impl Scene {
+    fn new() -> Self {
+        let servers = pair();
+        let write = free_addr();
+        let instance = before(write, servers.each_ref());
+        wait_for("the primary", || command(write, &["PING"]).ok());
+        let session = connect(write).unwrap();
+        on(&session, &["PING"]).unwrap();
+        let writer = Writer::start(write);
+        writes_come_to(&servers[0]);
+        Self { servers, write, instance, session, writer }
+    }
+}
+
 fn writes_come_to(server: &Redis) {
     let before = server.numbers().len();
     wait_for("a write", || (server.numbers().len() > before).then_some(()));
@@ -150,15 +173,8 @@ fn assert_never_both(old: &BTreeSet<u64>, new: &BTreeSet<u64>) {
 
 #[test]
 fn a_promotion_moves_writes_and_ends_the_sessions_of_the_former_primary() {
-    let servers = pair();
+    let Scene { servers, instance, session, writer, .. } = Scene::new();
     let [old, new] = &servers;
-    let write = free_addr();
-    let instance = before(write, [old, new]);
-    wait_for("the primary", || command(write, &["PING"]).ok());
-    let session = connect(write).unwrap();
-    on(&session, &["PING"]).unwrap();
-    let writer = Writer::start(write);
-    writes_come_to(old);
     wait_for("the replica to follow", || (!new.numbers().is_empty()).then_some(()));
     // The old one refuses writes first, as every tool for it does.
     old.say(&["CONFIG", "SET", "min-replicas-to-write", "9"]);
@@ -180,15 +196,8 @@ fn a_promotion_moves_writes_and_ends_the_sessions_of_the_former_primary() {
 
 #[test]
 fn two_primaries_get_nothing_until_one_is_gone() {
-    let servers = pair();
+    let Scene { servers, write, instance, session, writer } = Scene::new();
     let [old, new] = &servers;
-    let write = free_addr();
-    let instance = before(write, [old, new]);
-    wait_for("the primary", || command(write, &["PING"]).ok());
-    let session = connect(write).unwrap();
-    on(&session, &["PING"]).unwrap();
-    let writer = Writer::start(write);
-    writes_come_to(old);
     new.say(&["REPLICAOF", "NO", "ONE"]);
     instance.wait_for_log("several servers say that they are the primary");
     on(&session, &["PING"]).expect("a session of before goes on");
