@@ -171,5 +171,6 @@ fn route(path: PathMatch) -> Route {
         headers: Vec::new(),
         action: Action::Close,
         policy,
+        mirror: None,
     }
 }

@@ -50,6 +50,8 @@ pub struct RouteView {
     pub route: Arc<Route>,
     /// Its pool, if that is what it does.
     pub pool: Option<usize>,
+    /// The pool that gets copies of its requests.
+    pub mirror: Option<usize>,
     /// Its access log.
     pub log: Option<Arc<Log>>,
 }
@@ -113,7 +115,8 @@ impl Snapshot {
                 Action::Pool { pool, .. } => pool_index(pool),
                 Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
             };
-            RouteView { route: Arc::clone(route), pool, log: log_of(route.policy.access_log.as_ref()) }
+            let mirror = route.mirror.as_ref().and_then(|mirror| pool_index(&mirror.pool));
+            RouteView { route: Arc::clone(route), pool, mirror, log: log_of(route.policy.access_log.as_ref()) }
         };
         let site = |s: &Site| SiteView {
             name: Arc::clone(&s.name),

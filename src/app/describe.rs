@@ -127,6 +127,10 @@ fn describe_pool(out: &mut String, pool: &Value) {
     if let Some(seconds) = pool["panic_for_seconds"].as_u64() {
         let _ = writeln!(out, "  PANIC for {seconds} s: too few servers are well, and health is ignored");
     }
+    let [copies, left_out] = ["mirrored", "mirrored_left_out"].map(|key| pool[key].as_u64().unwrap_or_default());
+    if copies + left_out > 0 {
+        let _ = writeln!(out, "  mirror: {copies} copies of requests, {left_out} left out");
+    }
     for s in servers.iter().filter(|s| is_well(s) && s["weight_percent"].as_u64().is_some_and(|share| share < 100)) {
         let _ = writeln!(out, "  {} in its slow start, at {} % of its weight", text(&s["name"]), s["weight_percent"]);
     }
@@ -255,6 +259,9 @@ pub(super) fn explanation(answer: &Value) -> String {
         line("  not", &passed["name"], &text(&passed["why"]));
     }
     line("action", &answer["action"], answer["algorithm"].as_str().unwrap_or_default());
+    if !answer["mirror"].is_null() {
+        line("mirror", &answer["mirror"], "");
+    }
     if !answer["pool"].is_null() {
         let address = answer["server_address"].as_str().filter(|address| answer["server"] != **address);
         let address = address.map_or(String::new(), |address| format!("{address}; "));

@@ -39,6 +39,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("max_conn", "`max_conns` of a server, `max_connections` of a listener"),
     ("max_conns", "`max_conns` of a server, `max_connections` of a listener"),
     ("maxconn", "`max_connections` of `[global]` or a listener, `max_conns` of a server"),
+    ("mirror_request_body", "a body that is held is copied: `request_buffering`"),
     ("mode", "`protocol` of a listener"),
     ("multi_accept", "there is nothing to set"),
     ("nbthread", "`workers` of `[global]`"),

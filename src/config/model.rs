@@ -24,8 +24,8 @@ pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
-    Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, PathMatch, PathRewrite, Policy, Retry, RetryOn, Route,
-    Site, ValueMatch,
+    Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, Mirror, PathMatch, PathRewrite, Policy, Retry, RetryOn,
+    Route, Site, ValueMatch,
 };
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,

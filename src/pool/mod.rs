@@ -23,6 +23,7 @@ mod ejection;
 mod election;
 mod handover;
 mod latency;
+mod mirror;
 mod note;
 mod panic;
 mod passive;
@@ -50,6 +51,7 @@ pub use self::ejection::{Ejected, EjectionState, Outcome};
 pub use self::election::RoleChange;
 pub use self::handover::ServerState;
 pub use self::latency::{Latency, Percentiles};
+pub use self::mirror::{CopyPermit, CopyReport};
 pub use self::note::Note;
 pub use self::panic::PanicReport;
 pub use self::report::{ServerCondition, ServerReport};
@@ -59,6 +61,7 @@ pub use self::tried::{Tried, Wanted};
 
 use self::ejection::Ejections;
 use self::election::Election;
+use self::mirror::Copies;
 use self::panic::Panic;
 use self::passive::Limits;
 use self::queue::Queue;
@@ -84,6 +87,7 @@ pub struct Pool {
     growing: Arc<Growing>,
     panic: Arc<Panic>,
     ejections: Arc<Ejections>,
+    copies: Arc<Copies>,
 }
 
 /// What has changed in a pool by itself, to be told once.
@@ -220,6 +224,7 @@ impl Pool {
         let panic = previous.filter(|_| config.panic_threshold.is_some());
         let panic = panic.map_or_else(Arc::default, |pool| pool.panic.clone());
         let ejections = previous.map_or_else(Arc::default, |pool| pool.ejections.clone());
+        let copies = previous.map_or_else(Arc::default, |pool| pool.copies.clone());
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
@@ -234,6 +239,7 @@ impl Pool {
             growing,
             panic,
             ejections,
+            copies,
         }
     }
 

@@ -63,6 +63,8 @@ pub struct Explanation {
     pub passed_over: Vec<PassedOver>,
     /// What is done: `pool`, `redirect`, `respond`, `close`, or the status of a refusal.
     pub action: String,
+    /// The pool that may get a copy, and of how many per cent of requests.
+    pub mirror: Option<String>,
     /// The pool.
     pub pool: Option<Arc<str>>,
     /// Its algorithm.
@@ -184,6 +186,8 @@ fn explain_http(
     }
     let Some(hit) = hit else { return Ok(to) };
     to.action = action(&hit.route);
+    to.mirror =
+        hit.route.mirror.as_ref().map(|mirror| format!("{} % of requests, to pool {}", mirror.share, mirror.pool));
     if let Some(pool) = hit.pool {
         let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
         pick(snapshot, pool, query.client, None, &vars, &mut to);

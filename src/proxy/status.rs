@@ -66,6 +66,10 @@ pub struct PoolStatus {
     pub panic_for_seconds: Option<u64>,
     /// How often that has begun.
     pub panics: u64,
+    /// Copies of requests that it got as a `mirror`.
+    pub mirrored: u64,
+    /// Copies that it did not get: `max_in_flight` were on their way, or the request could not be copied.
+    pub mirrored_left_out: u64,
     /// Backups last.
     pub servers: Vec<ServerStatus>,
     /// Names of servers that have no address: they did not resolve.
@@ -169,6 +173,7 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
     worker::watch(pool, now);
     let reports = pool.report(now);
     let panic = pool.panic_report();
+    let copies = pool.copies();
     let has_address = |name: &str| reports.iter().any(|report| *report.server.name == *name);
     let specs = pool.config.servers.iter().map(|spec| &spec.name);
     let (role_conflict, role_conflicts) = pool.conflicts();
@@ -183,6 +188,8 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
         fallback: (taker != index).then(|| Arc::clone(&snapshot.pools[taker].config.name)),
         panic_for_seconds: panic.since.map(|since| now.since(since) / 1000),
         panics: panic.times,
+        mirrored: copies.sent,
+        mirrored_left_out: copies.left_out,
         unresolved: specs.filter(|name| !has_address(name)).cloned().collect(),
         servers: reports.iter().map(|report| server_status(report, now)).collect(),
     }

@@ -27,6 +27,7 @@ fn route(name: &str, path: PathMatch) -> Route {
         headers: Vec::new(),
         action: Action::Close,
         policy: policy(),
+        mirror: None,
     }
 }
 

@@ -52,6 +52,21 @@ pub struct Route {
     pub action: Action,
     /// How to do it, everything inherited.
     pub policy: Policy,
+    /// Where copies of its requests go.
+    pub mirror: Option<Mirror>,
+}
+
+/// `mirror` of a route: nginx's `mirror`.
+#[derive(Debug, Clone)]
+pub struct Mirror {
+    /// Name of the pool; exists.
+    pub pool: Arc<str>,
+    /// Per cent of the requests, 1..=100.
+    pub share: u32,
+    /// Copies on their way at a time, over all workers.
+    pub max_in_flight: u32,
+    /// As the route's, with the keys of this pool instead of those of the pool that answers; never a retry, no log.
+    pub policy: Policy,
 }
 
 /// Matched against the normalised path (percent-decoded, dot segments removed, slashes merged).

@@ -38,6 +38,8 @@ table! {
         headers: Named<HeaderCondition> = {},
         /// Forward to a server of this pool. One of pool, redirect, respond, close.
         pool: String,
+        /// Copies of its requests for a second pool, whose answers are thrown away, as nginx's `mirror`.
+        mirror: RawMirror,
         /// Answer with a redirect: "https://$host$request_uri" (302), or { status, location }.
         redirect: Redirect,
         /// Answer with a fixed response.
@@ -52,6 +54,19 @@ table! {
         replace_path: String,
         /// false, or { path, format }.
         access_log: LogOverride,
+    }
+}
+
+table! {
+    /// `mirror` of a route
+    struct RawMirror {
+        /// The pool that gets the copies. Its fallback_pool does not.
+        pool: String,
+        /// Of so many requests, "1%" to "100%". Never of one with an Upgrade, or with a body that streams: see
+        /// request_buffering.
+        share: Percent = "100%",
+        /// Copies on their way at a time, over all workers; of a request beyond that none is made.
+        max_in_flight: Int<1, 1_000_000> = 100,
     }
 }
 

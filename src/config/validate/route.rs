@@ -7,7 +7,7 @@ use super::settings::{self, policy};
 use super::{Context, is_field_value, is_token};
 use crate::config::decode::{At, Field, Keys};
 use crate::config::document::Place;
-use crate::config::model::{Action, HeaderMatch, PathMatch, PathRewrite, Route, ValueMatch};
+use crate::config::model::{Action, HeaderMatch, Mirror, PathMatch, PathRewrite, Policy, Retry, Route, ValueMatch};
 use crate::config::raw::{RawRoute, RawSite};
 use crate::config::words::HeaderCondition;
 use crate::template::Scope;
@@ -32,9 +32,42 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
     let access_log = cx.log_within(&raw.access_log, outer);
     let levels = [Some(&raw.settings), Some(&of.settings), pool.map(|pool| &pool.settings)];
     let policy = policy(&levels.into_iter().flatten().collect::<Vec<_>>(), access_log, cx);
+    let mirror = mirror(raw, of, cx);
     let written = [&raw.name, &raw.path, &raw.path_prefix, &raw.path_exact, &raw.path_regex];
     let name = written.into_iter().find_map(Field::get).map_or("/", |text| text.as_str());
-    Some(Route { name: name.into(), site: Arc::clone(site), path: path?, methods, headers, action: action?, policy })
+    Some(Route {
+        name: name.into(),
+        site: Arc::clone(site),
+        path: path?,
+        methods,
+        headers,
+        action: action?,
+        policy,
+        mirror,
+    })
+}
+
+/// Where copies of the route's requests go, and how they are sent.
+fn mirror(raw: &RawRoute, of: &RawSite, cx: &mut Context<'_>) -> Option<Mirror> {
+    let written = raw.mirror.get()?;
+    if raw.pool.is_absent() {
+        cx.problems.error(written.key, "`mirror` needs `pool`: nothing is forwarded that could be copied");
+    }
+    let name = written.pool.required("pool", written.place, cx.problems)?;
+    let pool = cx.pool(name)?;
+    if raw.pool.get().is_some_and(|own| **own == **name) {
+        cx.problems
+            .error(name.place, "this pool gets the requests themselves already")
+            .help("name another: its servers would do everything twice");
+    }
+    let policy = policy(&[&raw.settings, &of.settings, &pool.settings], Log::default(), cx);
+    let retry = Retry { retries: 0, ..policy.retry };
+    Some(Mirror {
+        pool: name.as_str().into(),
+        share: written.share.0,
+        max_in_flight: written.max_in_flight.0,
+        policy: Policy { retry, access_log: None, ..policy },
+    })
 }
 
 /// Errors for routes that come after one with the same path that takes everything.

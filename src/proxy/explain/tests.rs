@@ -27,6 +27,7 @@ name = "api"
 path = "/api"
 methods = ["GET"]
 pool = "web"
+mirror = { pool = "beta", share = "5%" }
 [[site.shop.route]]
 name = "rest"
 path = "/api/old"
@@ -64,6 +65,7 @@ fn a_route_is_named_with_what_was_passed_over_and_the_server() {
     assert_eq!((&*found.listener, found.site.as_deref(), found.route.as_deref()), ("http", Some("shop"), Some("api")));
     assert_eq!(found.site_why, "its host, exactly");
     assert_eq!(found.passed_over, [PassedOver { name: "api-beta".into(), why: "it wants a header x-beta".into() }]);
+    assert_eq!(found.mirror.as_deref(), Some("5 % of requests, to pool beta"));
     assert_eq!(found.server.as_deref(), Some("10.0.0.2:80"));
     let why: Vec<_> = found.not_eligible.iter().map(|p| (&*p.name, &*p.why)).collect();
     assert_eq!(

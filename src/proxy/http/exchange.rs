@@ -15,6 +15,7 @@ use crate::proxy::errors::{FailedExchange, masked, readable};
 use crate::proxy::http::facts::{Facts, RequestId};
 use crate::proxy::http::forward::Tunnel;
 use crate::proxy::http::headers;
+use crate::proxy::http::mirror::Copying;
 use crate::proxy::http::respond::{self, Local, NO_EDITS};
 use crate::proxy::http::scratch::Scratch;
 use crate::proxy::http::vars::Vars;
@@ -159,7 +160,9 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 if self.log.is_some() {
                     self.place.pool = Some(Arc::clone(&pool.config.name));
                 }
-                match self.forward(route, rewrite.as_ref(), pool, local).await {
+                let copying = hit.mirror.zip(route.mirror.as_ref());
+                let copying = copying.map(|(pool, mirror)| Copying { view, route, mirror, pool });
+                match self.forward(&route.policy, rewrite.as_ref(), pool, local, copying).await {
                     Ok(then) => then,
                     Err(refusal) => Then::Done(self.refuse(refusal, &route.policy.error_pages).await),
                 }
@@ -327,15 +330,14 @@ impl<'c, C: Transport> Exchange<'c, C> {
     }
 
     /// The id that a trusted proxy sent along, else a new one.
-    pub(super) fn request_id(&self) -> &[u8] {
-        let id = self.facts.id.get_or_init(|| {
+    pub(super) fn request_id(&self) -> &RequestId {
+        self.facts.id.get_or_init(|| {
             let mut fields = self.scratch.request.fields.iter();
             let sent = fields.find(|f| self.facts.trusted && f.kind == FieldName::XRequestId);
             let (worker, bytes) = (&self.conn.worker, self.buf.bytes());
             sent.and_then(|f| RequestId::taken(f.value.of(bytes)))
                 .unwrap_or_else(|| RequestId::made(worker.random(), worker.random()))
-        });
-        id.as_bytes()
+        })
     }
 
     pub(super) fn wants_log(&self) -> bool {

@@ -51,6 +51,11 @@ impl Facts {
     pub(super) fn since(&self) -> u64 {
         if self.start == 0 { self.picked } else { self.start }
     }
+
+    /// Those of a copy of the request that has just arrived; its id is the same.
+    pub(super) fn of_copy(&self, id: RequestId) -> Self {
+        Self { id: OnceCell::from(id), reason: None, queued: None, upstream_port: None, ..*self }
+    }
 }
 
 /// A request id: 32 hex digits, or what a trusted proxy sent.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, Route};
+use crate::config::model::{Algorithm, PathRewrite, Policy, Retry};
 use crate::http1::{Body, Chunked, TargetForm, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
@@ -15,6 +15,7 @@ use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::http::headers::{self, RequestParts};
+use crate::proxy::http::mirror::Copying;
 use crate::proxy::http::scratch::Try;
 use crate::proxy::pump::{Framing, Pump, PumpError, Recode};
 use crate::proxy::tunnel::tunnel;
@@ -33,13 +34,16 @@ pub(super) struct Tunnel {
 impl<C: Transport> Exchange<'_, C> {
     pub(super) async fn forward(
         &mut self,
-        route: &Arc<Route>,
+        policy: &Policy,
         rewrite: Option<&PathRewrite>,
         pool: &Pool,
         local: &PoolLocal,
+        copying: Option<Copying<'_>>,
     ) -> Result<Then, Refusal> {
-        let policy = &route.policy;
         let mut stream = self.take_body(policy).await?;
+        if let Some(to) = copying {
+            self.copy(&to, stream.is_some());
+        }
         self.build_head(policy, rewrite, pool);
         let idempotent = policy.retry.non_idempotent || self.scratch.request.method.is_idempotent();
         let mut tries = Tries::new(pool, &policy.retry, self.conn.worker.now());
@@ -187,7 +191,7 @@ impl<C: Transport> Exchange<'_, C> {
             trusted: self.facts.trusted,
             peer,
             scheme: "http",
-            request_id: if policy.request_id { self.request_id() } else { b"" },
+            request_id: if policy.request_id { self.request_id().as_bytes() } else { b"" },
             vars: &vars,
         };
         headers::write_request(&mut out, &parts);

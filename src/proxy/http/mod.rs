@@ -9,6 +9,7 @@
 //!                        -> forward (forward.rs: body, servers and retries, response)
 //!                             -> attempt (attempt.rs: one server: connection, request out, head in)
 //!                             -> Pump (bodies), tunnel (after 101)
+//!                        -> copy (mirror.rs: the same request for another pool, in a task of its own)
 //! ```
 
 mod attempt;
@@ -18,6 +19,7 @@ mod facts;
 mod failure;
 mod forward;
 pub(crate) mod headers;
+mod mirror;
 mod respond;
 pub(crate) mod scratch;
 mod vars;
@@ -66,6 +68,7 @@ pub(crate) struct Conn<C: Transport> {
     listener: Rc<ListenerCtx>,
     peer: SocketAddr,
     peer_text: OnceCell<Box<str>>,
+    /// [`Self::NO_CLIENT`], or counts up from 1.
     serial: u64,
 }
 
@@ -96,6 +99,9 @@ enum Outcome {
 }
 
 impl<C: Transport> Conn<C> {
+    /// Serial number of what nobody waits for: not among the worker's clients.
+    const NO_CLIENT: u64 = 0;
+
     /// A connection just accepted.
     pub(crate) fn new(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
@@ -329,7 +335,9 @@ impl<C: Transport> Conn<C> {
 
 impl<C: Transport> Drop for Conn<C> {
     fn drop(&mut self) {
-        self.worker.clients.closing(self.serial, self.listener.tracked, &self.io);
+        if self.serial != Self::NO_CLIENT {
+            self.worker.clients.closing(self.serial, self.listener.tracked, &self.io);
+        }
     }
 }
 

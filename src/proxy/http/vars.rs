@@ -63,7 +63,7 @@ impl<C: Transport> Vars<'_, '_, C> {
                 Version::Http10 => b"HTTP/1.0",
                 Version::Http11 => b"HTTP/1.1",
             }),
-            Var::RequestId => out.extend_from_slice(ex.request_id()),
+            Var::RequestId => out.extend_from_slice(ex.request_id().as_bytes()),
             Var::Traceparent => self.field(FieldName::Traceparent, out),
             Var::ProxyAddXForwardedFor => {
                 for f in head.fields.iter().filter(|f| f.kind == FieldName::XForwardedFor) {
