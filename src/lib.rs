@@ -13,7 +13,8 @@
 //! 1  http1       heads and framing                              balance   algorithms
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
-//!    health      verdicts and times of health checks        sys         the only unsafe code
+//!    health      verdicts and times of health checks        admission   access lists, rates, bounds of concurrency
+//!    sys         the only unsafe code
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
@@ -36,7 +37,8 @@
 //! # Invariants
 //!
 //! - Nothing on the request path takes a lock, allocates per header field, or wakes another thread. Workers share atomics only.
-//!   An exchange that failed is kept for `bascule errors` under a lock that is tried, never waited for.
+//!   An exchange that failed is kept for `bascule errors` under a lock that is tried, never waited for. Where a limit is
+//!   configured, each decision holds the lock of one shard of its table for as long as that takes.
 //! - Live state of a server (in flight, failures, verdict of its checks) outlives every snapshot; it is keyed by pool, name and address.
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
 //! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
@@ -51,6 +53,7 @@
 //! - One single-threaded runtime per core; least-conn and failures are global through atomics, smooth weights per worker.
 //! - Sockets enter epoll only when they have to wait, and deadlines live in a wheel that is not touched by progress.
 
+pub mod admission;
 pub mod app;
 pub mod balance;
 pub mod config;

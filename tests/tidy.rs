@@ -20,6 +20,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("vrrp", &["time"]),
     ("health", &["time"]),
+    ("admission", &["config::value", "time"]),
     // 2
     ("config", &["health", "route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
@@ -72,7 +73,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &["http1", "balance", "health", "route", "template", "time", "vrrp"];
+const PURE: &[&str] = &["admission", "http1", "balance", "health", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =

@@ -130,6 +130,16 @@ impl Cidr {
         Self { addr, prefix }
     }
 
+    /// Its first address.
+    pub fn address(&self) -> IpAddr {
+        self.addr
+    }
+
+    /// Leading bits that all of its addresses share.
+    pub fn prefix(&self) -> u8 {
+        self.prefix
+    }
+
     /// Whether `ip` is inside; an IPv4-mapped IPv6 address is taken as IPv4.
     pub fn contains(&self, ip: IpAddr) -> bool {
         let ip = ip.to_canonical();
