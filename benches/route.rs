@@ -8,7 +8,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bascule::config::model::{Action, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, Route, Site};
+use bascule::config::model::{
+    Action, Admission, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, Route, Site,
+};
 use bascule::route::{Found, RouteTable};
 use regex::bytes::Regex;
 
@@ -141,6 +143,7 @@ fn site(hosts: Vec<HostPattern>, paths: Vec<PathMatch>) -> Site {
         routes,
         access_log: None,
         error_pages: Arc::from([]),
+        admission: Admission::default(),
     }
 }
 
@@ -170,6 +173,7 @@ fn route(path: PathMatch) -> Route {
         methods: Vec::new(),
         headers: Vec::new(),
         action: Action::Close,
+        admission: Admission::default(),
         policy,
         mirror: None,
     }

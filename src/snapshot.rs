@@ -1,5 +1,7 @@
 //! The immutable view that requests run on: routes and pools of one generation of the configuration.
 
+mod gate;
+
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
@@ -10,6 +12,8 @@ use crate::pool::{Pool, Wanted};
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
 use crate::time::Millis;
+
+pub use gate::{Gate, Limiter};
 
 /// Addresses of the names of servers, as last resolved.
 pub type Addresses = HashMap<Arc<str>, Vec<IpAddr>>;
@@ -29,6 +33,8 @@ pub struct Snapshot {
     fallbacks: Vec<Option<usize>>,
     /// In the order of `config.listeners`.
     pub listeners: Vec<ListenerView>,
+    /// In the order of `config.limits`; what they know is shared with the generations before and after.
+    pub limiters: Vec<Arc<Limiter>>,
     logs: Logs,
 }
 
@@ -41,6 +47,8 @@ pub struct ListenerView {
     pub pool: Option<usize>,
     /// Access log of what reaches no site, and of TCP sessions.
     pub log: Option<Arc<Log>>,
+    /// What stands before those; whom it lets connect is decided at accept.
+    pub gate: Option<Box<Gate>>,
 }
 
 /// A route and what its names stand for.
@@ -54,6 +62,8 @@ pub struct RouteView {
     pub mirror: Option<usize>,
     /// Its access log.
     pub log: Option<Arc<Log>>,
+    /// What stands before it, its listener's limits first.
+    pub gate: Option<Box<Gate>>,
 }
 
 /// What is left of a site when no route matches.
@@ -65,6 +75,8 @@ pub struct SiteView {
     pub log: Option<Arc<Log>>,
     /// Its error pages.
     pub error_pages: Arc<[model::ErrorPage]>,
+    /// What stands before it, its listener's limits first.
+    pub gate: Option<Box<Gate>>,
 }
 
 /// Running logs by what they were made from: equal ones share one.
@@ -97,6 +109,8 @@ impl Snapshot {
 
         let fallbacks = pools.iter().map(|pool| pool.config.fallback.as_deref().and_then(pool_index)).collect();
 
+        let limiters = gate::limiters(&config, previous.map_or(&[], |p| &p.limiters));
+
         let known = previous.map_or(&[][..], |p| &p.logs);
         let logs: RefCell<Logs> = RefCell::default();
         let log_of = |wanted: Option<&Arc<model::AccessLog>>| {
@@ -110,31 +124,39 @@ impl Snapshot {
             logs.push((Arc::clone(wanted), Arc::clone(&log)));
             Some(log)
         };
-        let route = |route: &Arc<Route>| {
+        let route = |outer: &model::Admission, route: &Arc<Route>| {
             let pool = match &route.action {
                 Action::Pool { pool, .. } => pool_index(pool),
                 Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
             };
             let mirror = route.mirror.as_ref().and_then(|mirror| pool_index(&mirror.pool));
-            RouteView { route: Arc::clone(route), pool, mirror, log: log_of(route.policy.access_log.as_ref()) }
+            let gate = Gate::inside(outer, &route.admission, &limiters);
+            RouteView { route: Arc::clone(route), pool, mirror, log: log_of(route.policy.access_log.as_ref()), gate }
         };
-        let site = |s: &Site| SiteView {
+        let site = |outer: &model::Admission, s: &Site| SiteView {
             name: Arc::clone(&s.name),
             log: log_of(s.access_log.as_ref()),
             error_pages: Arc::clone(&s.error_pages),
+            gate: Gate::inside(outer, &s.admission, &limiters),
         };
         let listeners = config
             .listeners
             .iter()
             .map(|l| ListenerView {
-                routes: RouteTable::build_with(&config.sites, &l.name, route, site),
+                routes: RouteTable::build_with(
+                    &config.sites,
+                    &l.name,
+                    |r: &Arc<Route>| route(&l.admission, r),
+                    |s: &Site| site(&l.admission, s),
+                ),
                 pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
                 log: log_of(l.access_log.as_ref()),
+                gate: Gate::new(&[], &l.admission.limits, None, &limiters),
             })
             .collect();
         let generation = previous.map_or(1, |p| p.generation + 1);
         let logs = logs.into_inner();
-        Self { generation, config, overrides, pools, fallbacks, listeners, logs }
+        Self { generation, config, overrides, pools, fallbacks, listeners, limiters, logs }
     }
 
     /// The pool that takes what is for pool `index` now: that one, or the first on the way of its fallbacks that has an

@@ -10,6 +10,7 @@ mod http {
     mod differential;
     mod handover;
     mod hostile;
+    mod limits;
     mod mirror;
     mod reload;
     mod routing;

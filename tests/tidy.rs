@@ -22,18 +22,19 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("health", &["time"]),
     ("admission", &["config::value", "time"]),
     // 2
-    ("config", &["health", "route", "telemetry", "template", "vrrp"]),
+    ("config", &["admission", "health", "route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["config::model", "sys"]),
     // 3
     ("pool", &["balance", "config::model", "health", "time"]),
-    ("snapshot", &["config::model", "pool", "route", "telemetry", "time"]),
+    ("snapshot", &["admission", "config::model", "pool", "route", "telemetry", "time"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
     (
         "proxy",
         &[
+            "admission",
             "config::model",
             "config::value",
             "health",

@@ -53,9 +53,11 @@ pub(super) fn status(status: &Value) -> String {
     }
     for l in list(&status["listeners"]) {
         let rejected = if l["rejected"] == 0 { String::new() } else { format!(", {} REJECTED", l["rejected"]) };
+        let denied = l["denied"].as_u64().filter(|denied| *denied > 0);
+        let denied = denied.map_or(String::new(), |denied| format!(", {denied} denied"));
         let _ = writeln!(
             out,
-            "listener {} ({}) on {}: {} open, {} accepted, {} /s{rejected}",
+            "listener {} ({}) on {}: {} open, {} accepted, {} /s{rejected}{denied}",
             text(&l["name"]),
             text(&l["protocol"]),
             joined(&l["addresses"]),
@@ -64,6 +66,7 @@ pub(super) fn status(status: &Value) -> String {
             l["accepted_per_second"]
         );
     }
+    list(&status["limits"]).iter().for_each(|limit| describe_limit(&mut out, limit));
     list(&status["pools"]).iter().for_each(|pool| describe_pool(&mut out, pool));
     describe_vrrp(&mut out, &status["vrrp"]);
     out
@@ -104,6 +107,26 @@ fn first_line(out: &mut String, status: &Value) {
 
 fn is_well(server: &Value) -> bool {
     server["state"] == "up" || server["state"] == "unknown"
+}
+
+fn describe_limit(out: &mut String, limit: &Value) {
+    let count = |key: &str, what: &str| {
+        let count = limit[key].as_u64().filter(|count| *count > 0);
+        count.map_or(String::new(), |count| format!(", {count} {what}"))
+    };
+    let rejected = if limit["dry_run"] == true { "would be rejected (dry_run)" } else { "rejected" };
+    let _ = writeln!(
+        out,
+        "limit {} ({}): {} keys{}, {} passed{}{}{}",
+        text(&limit["name"]),
+        text(&limit["allows"]),
+        limit["keys"],
+        count("in_flight", "in flight"),
+        limit["passed"],
+        count("delayed", "of them delayed"),
+        count("rejected", rejected),
+        count("evicted", "keys EVICTED: raise max_keys"),
+    );
 }
 
 fn describe_pool(out: &mut String, pool: &Value) {
@@ -258,6 +281,8 @@ pub(super) fn explanation(answer: &Value) -> String {
     for passed in list(&answer["passed_over"]) {
         line("  not", &passed["name"], &text(&passed["why"]));
     }
+    list(&answer["access"]).iter().for_each(|said| line("access", said, ""));
+    list(&answer["limits"]).iter().for_each(|limit| line("limit", &limit["name"], &text(&limit["why"])));
     line("action", &answer["action"], answer["algorithm"].as_str().unwrap_or_default());
     if !answer["mirror"].is_null() {
         line("mirror", &answer["mirror"], "");

@@ -5,6 +5,7 @@
 //! has to ask where it came from. Durations are never zero unless the field says what zero means.
 
 mod check;
+mod limit;
 mod overrides;
 mod pool;
 mod route;
@@ -21,6 +22,7 @@ use crate::health::Role;
 use crate::template::Template;
 
 pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
+pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
@@ -47,6 +49,8 @@ pub struct Config {
     pub listeners: Vec<Listener>,
     /// `[site.*]`, by name, then the implicit sites of listeners with a short form (named as the listener).
     pub sites: Vec<Site>,
+    /// `[limit.*]`, by name.
+    pub limits: Vec<Arc<Limit>>,
     /// `[pool.*]`, by name.
     pub pools: Vec<Arc<Pool>>,
     /// `[vrrp.*]`, by name.
@@ -168,6 +172,8 @@ pub struct Listener {
     pub tcp_keepalive: Option<Duration>,
     /// Access log of connections and requests that reach no site, and of TCP sessions.
     pub access_log: Option<Arc<AccessLog>>,
+    /// Who comes in: peers, and for HTTP every request.
+    pub admission: Admission,
     /// Settings of `protocol = "http"`.
     pub http: HttpListener,
     /// Settings of `protocol = "tcp"`; `None` for HTTP.

@@ -3,6 +3,7 @@
 //! Nothing here knows what a value means; `validate` does. A default is given in the notation of the file.
 
 mod check;
+mod limit;
 mod pool;
 mod route;
 mod vrrp;
@@ -16,12 +17,13 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, ErrorPage, Failback, HeaderCondition, HeaderValue, LogOverride, NameServer, OnRoleLoss,
-    OwnLogFormat, Password, Percent, Primaries, RawNode, Redirect, RetryCondition, Server, ServerText, Statuses,
-    WantedRole, Workers,
+    AlgorithmName, CheckType, Delay, ErrorPage, Failback, HeaderCondition, HeaderValue, LogOverride, NameServer,
+    OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition, Server,
+    ServerText, Statuses, WantedRole, Workers,
 };
 
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
+pub(super) use limit::{RawAdmission, RawLimit};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoute, RawSettings, RawSite};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
@@ -52,6 +54,8 @@ table! {
         listener: Named<RawListener> = {},
         /// What is done with HTTP requests for some hosts: nginx's `server`.
         site: Named<RawSite> = {},
+        /// Limits of clients, for `limits` of listeners, sites and routes: nginx's `limit_req_zone` and `limit_conn_zone`.
+        limit: Named<RawLimit> = {},
         /// Servers that share the work: nginx's `upstream`.
         pool: Named<RawPool> = {},
         /// Addresses that move between the boxes: keepalived's `vrrp_instance`.
@@ -161,7 +165,7 @@ table! {
 
 table! {
     /// `[listener.NAME]`
-    struct RawListener with http: RawHttpListener, tcp: RawTcpListener {
+    struct RawListener with http: RawHttpListener, tcp: RawTcpListener, admission: RawAdmission {
         /// Addresses with ports; a box need not hold an address that is in a virtual router.
         bind: List<SocketAddr>,
         /// "http" or "tcp".

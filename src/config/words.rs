@@ -1,6 +1,7 @@
 //! Values of particular keys: words with a meaning, and short forms of tables.
 
 mod check;
+mod limit;
 mod percent;
 mod vrrp;
 
@@ -14,6 +15,7 @@ use super::model::{Consistent, Freebind, Protocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
 pub(super) use check::{CheckType, Failback, OnRoleLoss, Primaries, Statuses, WantedRole};
+pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,

@@ -1,5 +1,7 @@
 //! Where a request would go, and why: asked of a snapshot, of a request that nobody has made. Nothing is sent.
 
+mod gate;
+
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -59,6 +61,10 @@ pub struct Explanation {
     pub route: Option<Arc<str>>,
     /// What it matches, or why there is none.
     pub route_why: String,
+    /// What `allow` and `deny` say of the client: of the listener, then of the site or route.
+    pub access: Vec<String>,
+    /// Limits that hold, the listener's first.
+    pub limits: Vec<AppliedLimit>,
     /// Routes of the site that have the path too, and why they were not taken.
     pub passed_over: Vec<PassedOver>,
     /// What is done: `pool`, `redirect`, `respond`, `close`, or the status of a refusal.
@@ -77,6 +83,15 @@ pub struct Explanation {
     pub server_why: String,
     /// Servers that it cannot be, and why.
     pub not_eligible: Vec<PassedOver>,
+}
+
+/// A limit that holds for the request.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct AppliedLimit {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it allows, for which key, and whether it counts only.
+    pub why: String,
 }
 
 /// What was not taken, and why.
@@ -113,6 +128,9 @@ fn explain_tcp(
     })?;
     let (index, _) = listener(snapshot, Protocol::Tcp, Some(address.ip()), address.port(), &mut to)?;
     "every connection of the listener goes to its pool".clone_into(&mut to.route_why);
+    if !connects(snapshot, index, query.client, &mut to) {
+        return Ok(to);
+    }
     if let Some(pool) = snapshot.listeners[index].pool {
         let nothing = RequestHead::default();
         let vars = ImaginedVars {
@@ -122,6 +140,7 @@ fn explain_tcp(
             client: query.client,
             listener: &to.listener.clone(),
         };
+        gate::pass(snapshot.listeners[index].gate.as_deref(), query.client, "", &vars, &mut to);
         let tcp = snapshot.config.listeners[index].tcp.as_ref();
         let wanted = tcp.and_then(|tcp| tcp.role.map(|role| Wanted { role, fallback: tcp.fallback }));
         pick(snapshot, pool, query.client, wanted, &vars, &mut to);
@@ -140,6 +159,9 @@ fn explain_http(
     let (host, port) = split_port(authority)?;
     let ip = host.trim_matches(['[', ']']).parse().ok();
     let (index, http) = listener(snapshot, Protocol::Http, ip, port, &mut to)?;
+    if !connects(snapshot, index, query.client, &mut to) {
+        return Ok(to);
+    }
 
     let mut text = format!("{} {slash}{target} HTTP/1.1\r\n", query.method);
     if !query.headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("host")) {
@@ -174,6 +196,11 @@ fn explain_http(
     let (host, method) = (head.host.of(bytes), head.method_span.of(bytes));
     let view = &snapshot.listeners[index];
     let found = view.routes.find(host, method, path, &header);
+    let (gate, place) = match &found {
+        Found::Route(hit) => (&hit.gate, format!("route {}", hit.route.name)),
+        Found::NoRoute(Some(site)) => (&site.gate, format!("site {}", site.name)),
+        Found::NoRoute(None) => (&view.gate, String::new()),
+    };
     let hit = name_route(snapshot, found, host, &mut to);
     let site = to.site.as_ref().and_then(|name| snapshot.config.sites.iter().find(|site| site.name == *name));
     for route in site.iter().flat_map(|site| &site.routes).filter(|route| route.path.takes(path)) {
@@ -184,15 +211,30 @@ fn explain_http(
         let why = unmet.unwrap_or_else(|| format!("{}: the other one goes before it", route.path));
         to.passed_over.push(PassedOver { name: Arc::clone(&route.name), why });
     }
+    let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
+    if !gate::pass(gate.as_deref(), query.client, &place, &vars, &mut to) {
+        to.action = format!("403 {}", Reason::Denied);
+        return Ok(to);
+    }
     let Some(hit) = hit else { return Ok(to) };
     to.action = action(&hit.route);
     to.mirror =
         hit.route.mirror.as_ref().map(|mirror| format!("{} % of requests, to pool {}", mirror.share, mirror.pool));
     if let Some(pool) = hit.pool {
-        let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
         pick(snapshot, pool, query.client, None, &vars, &mut to);
     }
     Ok(to)
+}
+
+/// Whether the listener lets the client connect.
+fn connects(snapshot: &Snapshot, index: usize, client: IpAddr, to: &mut Explanation) -> bool {
+    let listener = &snapshot.config.listeners[index];
+    let place = format!("listener {}", listener.name);
+    let comes_in = gate::judge(listener.admission.access.as_ref(), client, &place, to);
+    if !comes_in {
+        to.action = format!("closed at accept: {}", Reason::Denied);
+    }
+    comes_in
 }
 
 /// Host and port of `host[:port]`.

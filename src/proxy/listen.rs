@@ -14,6 +14,7 @@ use rustix::net::{SocketFlags, acceptfrom_with, getsockname};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 
+use crate::admission::AccessList;
 use crate::config::model;
 use crate::net::{Sock, Transport};
 use crate::proxy::http::Conn;
@@ -48,6 +49,8 @@ pub(crate) struct ListenerCtx {
     pub(crate) http: model::HttpListener,
     /// TCP settings.
     pub(crate) tcp: Option<model::TcpListener>,
+    /// Whose connections are taken; `None`: everybody's.
+    pub(crate) access: Option<Arc<AccessList>>,
     /// Connections at most.
     pub(crate) max_connections: Option<u32>,
     /// Connections over all workers.
@@ -67,6 +70,8 @@ pub(crate) struct ListenerCounters {
     pub(crate) accepted: AtomicU64,
     /// Turned away at a limit so far.
     pub(crate) rejected: AtomicU64,
+    /// Turned away because of their address so far.
+    pub(crate) denied: AtomicU64,
 }
 
 /// Counts a client connection for as long as it lives.
@@ -245,6 +250,7 @@ impl ListenerCtx {
             address: post.address,
             http: listener.http.clone(),
             tcp: listener.tcp.clone(),
+            access: listener.admission.access.clone(),
             max_connections: listener.max_connections,
             counters: Arc::clone(&post.counters),
             max_total: config.global.max_connections as usize,
@@ -435,6 +441,10 @@ impl Admission {
         let sock = Sock::new(fd);
         if local.is_some_and(|local| worker.clients.is_leaving(local)) {
             sock.set_abort();
+            return;
+        }
+        if ctx.access.as_ref().is_some_and(|list| !list.allows(peer.ip())) {
+            ctx.counters.denied.fetch_add(1, Ordering::Relaxed);
             return;
         }
         let Some(open) = Open::new(&worker.shared, ctx) else {

@@ -11,6 +11,7 @@ mod abort;
 mod clients;
 mod errors;
 mod explain;
+mod gate;
 mod http;
 mod idle;
 mod listen;
@@ -49,7 +50,9 @@ pub use crate::proxy::clients::Done;
 pub use crate::proxy::errors::{FailedExchange, FailedTry};
 pub use crate::proxy::explain::{Explanation, Liveness, PassedOver, Query, explain};
 pub use crate::proxy::listen::HANDSHAKES;
-pub use crate::proxy::status::{EngineStatus, Latencies, ListenerStatus, PoolStatus, RecentErrors, ServerStatus};
+pub use crate::proxy::status::{
+    EngineStatus, Latencies, LimitStatus, ListenerStatus, PoolStatus, RecentErrors, ServerStatus,
+};
 
 /// So many configurations before the current one are kept for exchanges that began with them.
 const OLD_CONFIGURATIONS: usize = 16;
@@ -303,6 +306,11 @@ impl Engine {
         let c = self.counters.get(name)?;
         let load = Ordering::Relaxed;
         Some((c.open.load(load), c.accepted.load(load), c.rejected.load(load)))
+    }
+
+    /// Connections of a listener that its `allow` and `deny` have turned away so far.
+    pub fn listener_denied(&self, name: &str) -> u64 {
+        self.counters.get(name).map_or(0, |c| c.denied.load(Ordering::Relaxed))
     }
 
     /// Ends the sessions whose server is the primary no more.

@@ -149,7 +149,9 @@ impl Variables for Session {
                     decimal(out, u64::from(port));
                 }
             }
-            // nginx's stream module: 200 for a session that ran, 502 for one that found no server.
+            // nginx's stream module: 200 for a session that ran, 503 for one that a limit refused, 502 for one that found no
+            // server.
+            Var::Status if self.reason.is_some_and(Reason::is_refusal) => out.extend_from_slice(b"503"),
             Var::Status => out.extend_from_slice(if self.connected.is_some() { b"200" } else { b"502" }),
             Var::RequestTime | Var::UpstreamResponseTime => seconds(out, Some(self.duration)),
             Var::Reason => out.extend_from_slice(self.reason.map_or("", |r| r.name()).as_bytes()),

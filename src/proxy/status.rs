@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
+use crate::admission::Counts;
 use crate::config::model::{Algorithm, Consistent, Protocol};
 use crate::net::clock;
 use crate::pool::{Percentiles, ServerReport};
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::{Engine, worker};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Limiter, Snapshot};
 use crate::time::Millis;
 
 /// How the engine is.
@@ -18,6 +19,8 @@ use crate::time::Millis;
 pub struct EngineStatus {
     /// In file order.
     pub listeners: Vec<ListenerStatus>,
+    /// By name.
+    pub limits: Vec<LimitStatus>,
     /// In file order.
     pub pools: Vec<PoolStatus>,
     /// Access log lines that were lost.
@@ -39,8 +42,33 @@ pub struct ListenerStatus {
     pub accepted: u64,
     /// Closed at a limit so far.
     pub rejected: u64,
+    /// Closed because of `allow` and `deny` so far.
+    pub denied: u64,
     /// Accepted in the last second.
     pub accepted_per_second: u64,
+}
+
+/// What a limit has decided since its table was made; a reload keeps it.
+#[derive(Debug, Clone, Serialize)]
+pub struct LimitStatus {
+    /// Its name.
+    pub name: Arc<str>,
+    /// What it allows, in the words of the file.
+    pub allows: Arc<str>,
+    /// It counts, and refuses nobody.
+    pub dry_run: bool,
+    /// Keys that are remembered.
+    pub keys: usize,
+    /// Requests or connections in flight, with `concurrent` only.
+    pub in_flight: u64,
+    /// Let through, those that were delayed too.
+    pub passed: u64,
+    /// Let through later than they came.
+    pub delayed: u64,
+    /// Refused, or with `dry_run` what would have been.
+    pub rejected: u64,
+    /// Keys that were forgotten before their time, for there were `max_keys`.
+    pub evicted: u64,
 }
 
 /// How a pool is.
@@ -145,11 +173,13 @@ impl Engine {
                 open,
                 accepted,
                 rejected,
+                denied: self.listener_denied(&l.name),
                 accepted_per_second: rate(&l.name),
             }
         });
         EngineStatus {
             listeners: listeners.collect(),
+            limits: snapshot.limiters.iter().map(|limiter| limit_status(limiter)).collect(),
             pools: (0..snapshot.pools.len()).map(|index| pool_status(&snapshot, index, now)).collect(),
             dropped_log_lines: self.sinks.dropped(),
         }
@@ -164,6 +194,22 @@ impl Engine {
     /// Forgets latencies that are older than a minute; to be called once a minute.
     pub fn turn_latencies(&self) {
         self.snapshot().pools.iter().for_each(|pool| pool.turn_latencies());
+    }
+}
+
+fn limit_status(limiter: &Limiter) -> LimitStatus {
+    let Counts { keys, in_flight, passed, delayed, rejected, evicted } = limiter.table.counts();
+    let limit = &limiter.config;
+    LimitStatus {
+        name: Arc::clone(&limit.name),
+        allows: Arc::clone(&limit.text),
+        dry_run: limit.dry_run,
+        keys,
+        in_flight,
+        passed,
+        delayed,
+        rejected,
+        evicted,
     }
 }
 

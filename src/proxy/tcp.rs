@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use crate::config::model::{Algorithm, Fallback, RetryOn};
 use crate::health::Role;
@@ -57,7 +57,15 @@ impl Conn {
         let log = place.log.clone();
         let name = Arc::clone(&pool.config.name);
         let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
-        let reached = reach(worker, &timer, pool, local, wanted, &mut session).await;
+        let mut seats = Vec::new();
+        let admitted = match &place.gate {
+            Some(gate) => gate.admit(session.client(), &session, &mut Vec::new(), &mut seats).map_err(|r| r.reason),
+            None => Ok(Duration::ZERO),
+        };
+        let reached = match admitted {
+            Ok(_) => reach(worker, &timer, pool, local, wanted, &mut session).await,
+            Err(reason) => Err(reason),
+        };
         let read_ahead = 2 * SMALL;
         // A session may last for days: it keeps its server, not the configuration it was found in.
         drop(view);
@@ -83,7 +91,9 @@ impl Conn {
                 // The client sees at once that nobody is there, as if the port were closed.
                 client.set_abort();
                 session.finish(0, 0, Some(reason));
-                worker.shared.errors.record(|| session.failed(reason, None));
+                if !reason.is_refusal() {
+                    worker.shared.errors.record(|| session.failed(reason, None));
+                }
             }
         }
         if let Some(log) = log {

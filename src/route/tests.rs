@@ -4,7 +4,9 @@ use proptest::prelude::*;
 use regex::bytes::Regex;
 
 use super::*;
-use crate::config::model::{Action, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, ValueMatch};
+use crate::config::model::{
+    Action, Admission, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, ValueMatch,
+};
 
 /// A path condition as nginx writes it: `= /x`, `^~ /x`, `~ regex`, `/x`; and `segments /x`, which it has not.
 fn path(text: &str) -> PathMatch {
@@ -26,6 +28,7 @@ fn route(name: &str, path: PathMatch) -> Route {
         methods: Vec::new(),
         headers: Vec::new(),
         action: Action::Close,
+        admission: Admission::default(),
         policy: policy(),
         mirror: None,
     }
@@ -69,6 +72,7 @@ fn site(name: &str, hosts: &[&str], routes: impl IntoIterator<Item = Route>) -> 
         routes: routes.into_iter().map(Arc::new).collect(),
         access_log: None,
         error_pages: Arc::from([]),
+        admission: Admission::default(),
     }
 }
 

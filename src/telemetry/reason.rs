@@ -96,6 +96,15 @@ reasons! {
     NoRoute "no_route"
         "No site has the host, or no route of the site has the path."
         "Add a route, or a site without `hosts` for the rest; `bascule explain URL` shows what was looked at."
+    Denied "denied"
+        "`allow` and `deny` do not let the client in."
+        "Nothing if that is meant; `bascule explain --client ADDRESS URL` shows which network decides."
+    RateLimited "rate_limited"
+        "The client came more often than `rate` and `burst` of a limit allow."
+        "Nothing if that is meant; else raise them. `bascule status` shows which limit it was."
+    TooManyConcurrent "too_many_concurrent"
+        "The client had `concurrent` of a limit in flight already, or its table was full of such."
+        "Nothing if that is meant; else raise `concurrent`, or `max_keys`. `bascule status` shows which limit it was."
     RouteClosed "route_closed"
         "The route's action is `close`."
         "Nothing: this is what the configuration says."
@@ -120,6 +129,12 @@ impl Reason {
     /// Whether the client, not a server, ended it.
     pub fn is_of_client(self) -> bool {
         matches!(self, Self::ClientGone | Self::ClientTimeout)
+    }
+
+    /// Whether the configuration refuses such clients. Those are counted and logged, and not kept as failures: a flood of
+    /// them would drive out what went wrong.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::RateLimited | Self::TooManyConcurrent)
     }
 }
 

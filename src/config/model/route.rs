@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::template::Template;
 
-use super::AccessLog;
+use super::{AccessLog, Admission};
 
 /// `[site.NAME]`: nginx's `server` block.
 #[derive(Debug, Clone)]
@@ -24,6 +24,8 @@ pub struct Site {
     pub access_log: Option<Arc<AccessLog>>,
     /// Pages of responses to requests of this site that match no route.
     pub error_pages: Arc<[ErrorPage]>,
+    /// Who comes in with a request that matches no route.
+    pub admission: Admission,
 }
 
 /// One entry of `hosts`, lower case, without port.
@@ -50,6 +52,8 @@ pub struct Route {
     pub headers: Vec<HeaderMatch>,
     /// What to do.
     pub action: Action,
+    /// Who comes in.
+    pub admission: Admission,
     /// How to do it, everything inherited.
     pub policy: Policy,
     /// Where copies of its requests go.

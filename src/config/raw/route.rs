@@ -4,7 +4,7 @@ use super::*;
 
 table! {
     /// `[site.NAME]`
-    struct RawSite with settings: RawSettings {
+    struct RawSite with settings: RawSettings, admission: RawAdmission {
         /// "shop.example.com" or "*.example.com", without port. []: every host not named elsewhere.
         hosts: List<String> = [],
         /// Names of listeners. []: all http listeners.
@@ -18,7 +18,7 @@ table! {
 
 table! {
     /// `[[site.NAME.route]]`
-    struct RawRoute with settings: RawSettings {
+    struct RawRoute with settings: RawSettings, admission: RawAdmission {
         /// For logs and status. Default: the path as written.
         name: String,
         /// A prefix that ends at a border of segments: "/api" takes /api and /api/x, not /apix. The path is compared

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use super::admission;
 use super::check::KNOW_ROLES;
 use super::{Context, check_name};
 use crate::config::decode::{At, Keys};
@@ -53,6 +54,7 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
             None => (protocol == Protocol::Tcp).then_some(TCP_KEEPALIVE),
         },
         access_log: cx.log_within(&raw.access_log, &top),
+        admission: admission::of_listener(&raw.admission, protocol, cx),
         http: http(&raw.http, cx),
         tcp,
     })

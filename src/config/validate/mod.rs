@@ -3,6 +3,7 @@
 //! Nothing stops at the first mistake: functions note what is wrong and go on with what they have, and the configuration
 //! exists only when nothing was noted.
 
+mod admission;
 mod check;
 mod global;
 mod listener;
@@ -15,12 +16,14 @@ mod site;
 mod track;
 mod vrrp;
 
+use std::sync::Arc;
+
 use super::decode::{At, Decode, Named};
 use super::diagnostic::Problems;
 use super::document::{Item, Place, Table, Value};
 use super::help;
 use super::merge::TOP;
-use super::model::Config;
+use super::model::{Config, Limit};
 use super::raw::{RawFile, RawPool};
 use crate::template::{Scope, Template};
 use log::Logs;
@@ -32,13 +35,24 @@ struct Context<'f> {
     logs: Logs,
     /// Names of pools that are used.
     used: Vec<String>,
+    limits: Vec<Arc<Limit>>,
+    /// Names of limits that are used.
+    used_limits: Vec<String>,
 }
 
 /// The configuration that `table` means on the box called `node`.
 pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Option<Config> {
     let top = Item { key: TOP, place: TOP, value: Value::Table(table), secret: false };
     let file = RawFile::decode(&top, problems)?;
-    let mut cx = Context { problems, file: &file, logs: Logs::default(), used: Vec::new() };
+    let mut cx = Context {
+        problems,
+        file: &file,
+        logs: Logs::default(),
+        used: Vec::new(),
+        limits: Vec::new(),
+        used_limits: Vec::new(),
+    };
+    cx.limits = admission::limits(&mut cx);
     let pools = pool::pools(&mut cx);
     let listeners = listener::listeners(&mut cx);
     let sites = site::sites(&mut cx);
@@ -51,6 +65,7 @@ pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Opt
         dns: global::dns(&mut cx),
         listeners,
         sites,
+        limits: std::mem::take(&mut cx.limits),
         pools,
         routers,
     };
@@ -119,6 +134,9 @@ impl<'f> Context<'f> {
     fn warn_unused(&mut self) {
         for (name, pool) in self.file.pool.iter().filter(|(name, _)| !self.used.contains(name)) {
             self.problems.warning(pool.key, format!("pool \"{name}\" is not used by any route or listener"));
+        }
+        for (name, limit) in self.file.limit.iter().filter(|(name, _)| !self.used_limits.contains(name)) {
+            self.problems.warning(limit.key, format!("limit \"{name}\" is not used by any listener, site or route"));
         }
         if self.file.listener.is_empty() {
             self.problems

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::admission::admission;
 use super::log::Log;
 use super::settings::{self, policy};
 use super::{Context, is_field_value, is_token};
@@ -33,6 +34,7 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
     let levels = [Some(&raw.settings), Some(&of.settings), pool.map(|pool| &pool.settings)];
     let policy = policy(&levels.into_iter().flatten().collect::<Vec<_>>(), access_log, cx);
     let mirror = mirror(raw, of, cx);
+    let admission = admission(&[&raw.admission, &of.admission], cx);
     let written = [&raw.name, &raw.path, &raw.path_prefix, &raw.path_exact, &raw.path_regex];
     let name = written.into_iter().find_map(Field::get).map_or("/", |text| text.as_str());
     Some(Route {
@@ -42,6 +44,7 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
         methods,
         headers,
         action: action?,
+        admission,
         policy,
         mirror,
     })

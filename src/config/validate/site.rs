@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::admission::admission;
 use super::log::Log;
 use super::{Context, check_name, is_label, route, settings};
 use crate::config::decode::At;
@@ -75,6 +76,7 @@ fn site(name: &str, raw: &At<RawSite>, claims: &mut Vec<Claim>, cx: &mut Context
         name: name.into(),
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         error_pages: settings::error_pages(&[&raw.settings], cx),
+        admission: admission(&[&raw.admission], cx),
         routes: route::routes(name, raw, &access_log, cx),
         listeners,
         access_log,

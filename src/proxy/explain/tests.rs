@@ -128,3 +128,35 @@ fn a_tcp_listener_leads_to_its_pool() {
     assert_eq!(found.server, None);
     assert_eq!(found.not_eligible[0].why, "its name was not looked up");
 }
+
+#[test]
+fn lists_and_limits_are_named_with_what_decides() {
+    let text = FILE
+        .replace("[listener.http]\n", "[listener.http]\nlimits = [\"all\"]\ndeny = [\"192.0.2.0/24\"]\n")
+        .replace("pool = \"web\"\n", "pool = \"web\"\nlimits = [\"key\", \"all\"]\ndeny = [\"10.0.0.0/8\"]\n")
+        + "[limit.all]\nconcurrent = 5\nprefix_ipv4 = 24\n[limit.key]\nkey = \"$http_x_key\"\nrate = \"10/s\"\nburst = 9\n\
+           delay = 3\ndry_run = true\n";
+    let config = config::parse_effective(&text, "box").unwrap_or_else(|errors| panic!("{errors}"));
+    let sinks = Sinks::start().unwrap();
+    let snapshot = Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None);
+    let ask = |client: &str, headers: &[(&str, &str)]| {
+        let headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
+        let url = "http://shop.example.com/api";
+        let query = Query { url, method: "GET", headers: &headers, client: client.parse().unwrap() };
+        explain(&snapshot, &query, Liveness::FileOnly).unwrap()
+    };
+    let found = ask("198.51.100.7", &[("X-Key", "a")]);
+    let whys: Vec<_> = found.limits.iter().map(|limit| format!("{} {}", limit.name, limit.why)).collect();
+    assert_eq!(
+        whys,
+        [
+            "all 5 at a time; key 198.51.100.7/24",
+            "key 10/s, burst 9, delayed but for the first 3; key a; dry_run: nobody is refused"
+        ]
+    );
+    assert!(ask("198.51.100.7", &[]).limits[1].why.contains("its key is empty: not limited"));
+    assert_eq!(ask("10.1.1.1", &[]).action, "403 denied");
+    let found = ask("192.0.2.9", &[]);
+    assert_eq!((&*found.action, found.route), ("closed at accept: denied", None));
+    assert_eq!(found.access, ["listener http: 192.0.2.9 is denied by 192.0.2.0/24"]);
+}

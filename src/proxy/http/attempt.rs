@@ -74,7 +74,12 @@ pub(super) struct ClientWatch {
 }
 
 impl ClientWatch {
-    fn is_gone<C: Transport>(&mut self, cx: &mut Context<'_>, conn: &Conn<C>) -> bool {
+    /// Of a request that is here.
+    pub(super) fn of_whole_request() -> Self {
+        Self { complete: true, ..Self::default() }
+    }
+
+    pub(super) fn is_gone<C: Transport>(&mut self, cx: &mut Context<'_>, conn: &Conn<C>) -> bool {
         if !self.complete || self.half_closed || !conn.is_watched() {
             return false;
         }

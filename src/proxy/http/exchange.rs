@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::SystemTime;
 
+use crate::admission::Seat;
 use crate::config::model::{Action, ErrorPage, HeaderEdits};
 use crate::http1::{self, Body, FieldName, Method, Version};
 use crate::net::buffer::Buffer;
@@ -42,6 +43,8 @@ pub(super) struct Exchange<'c, C: Transport> {
     pub(super) log: Option<Arc<Log>>,
     /// Number of the snapshot that it runs on.
     pub(super) generation: u64,
+    /// What it has in flight under limits, until it ends.
+    pub(super) seats: Vec<Seat>,
     place: Place,
 }
 
@@ -81,6 +84,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
             expects,
             log: None,
             generation: 0,
+            seats: Vec::new(),
             place: Place::default(),
         }
     }
@@ -139,6 +143,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
             Found::NoRoute(site) => {
                 self.log = site.map_or(&listener.log, |s| &s.log).clone();
                 self.place.site = site.map(|s| Arc::clone(&s.name));
+                if let Some(gate) = site.map_or(&listener.gate, |s| &s.gate)
+                    && let Err(refusal) = self.pass(gate, site.map(|s| &s.name), None).await
+                {
+                    return Then::Done(self.refuse(refusal, site.map_or(&[], |s| &s.error_pages)).await);
+                }
                 let refusal = Refusal { status: 404, reason: Some(Reason::NoRoute), close: false };
                 return Then::Done(self.refuse(refusal, site.map_or(&[], |s| &s.error_pages)).await);
             }
@@ -149,6 +158,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
             self.facts.start = clock::now_micros();
             self.place.site = Some(Arc::clone(&route.site));
             self.place.route = Some(Arc::clone(&route.name));
+        }
+        if let Some(gate) = &hit.gate
+            && let Err(refusal) = self.pass(gate, Some(&route.site), Some(&route.name)).await
+        {
+            return Then::Done(self.refuse(refusal, &route.policy.error_pages).await);
         }
         let pool = hit.pool.map(|index| snapshot.pool_for(index, None, self.conn.worker.now()));
         let then = match &route.action {
@@ -258,6 +272,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
         if !edits.is_empty() {
             headers::write_edits(&mut fields, edits, &self.vars());
         }
+        if self.facts.retry_after > 0 {
+            fields.extend_from_slice(b"Retry-After: ");
+            headers::decimal(&mut fields, self.facts.retry_after.into());
+            fields.extend_from_slice(b"\r\n");
+        }
         let local = Local {
             status,
             location,
@@ -296,7 +315,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
 
     /// Tells what there is to tell of an exchange that is over.
     fn conclude(&mut self) {
-        if let Some(reason) = self.facts.reason {
+        if let Some(reason) = self.facts.reason.filter(|reason| !reason.is_refusal()) {
             self.conn.worker.shared.errors.record(|| self.failed(reason));
         }
         if let Some(log) = self.log.take() {
@@ -327,6 +346,10 @@ impl<'c, C: Transport> Exchange<'c, C> {
 
     pub(super) fn place(&self) -> &Place {
         &self.place
+    }
+
+    pub(super) fn set_place(&mut self, place: Place) {
+        self.place = place;
     }
 
     /// The id that a trusted proxy sent along, else a new one.

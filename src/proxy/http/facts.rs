@@ -40,6 +40,8 @@ pub(super) struct Facts {
     pub(super) reason: Option<Reason>,
     /// Microseconds in the pool's queue.
     pub(super) queued: Option<u64>,
+    /// Seconds that the client is told to wait; 0: it is told nothing.
+    pub(super) retry_after: u32,
     /// Local port of the connection to the server.
     pub(super) upstream_port: Option<u16>,
     /// The request's id, once somebody wants it.

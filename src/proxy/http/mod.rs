@@ -22,6 +22,7 @@ pub(crate) mod headers;
 mod mirror;
 mod respond;
 pub(crate) mod scratch;
+mod turn;
 mod vars;
 
 use std::cell::OnceCell;
@@ -264,6 +265,7 @@ impl<C: Transport> Conn<C> {
             upstream_received: 0,
             reason: None,
             queued: None,
+            retry_after: 0,
             upstream_port: None,
             id: OnceCell::new(),
         }

@@ -50,6 +50,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         place: Place::at(0),
         address: listener.bind[0],
         http: listener.http.clone(),
+        access: None,
         tcp: None,
         max_connections: None,
         counters: Arc::default(),
