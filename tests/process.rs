@@ -2,6 +2,8 @@
 
 #[path = "process/checks.rs"]
 mod checks;
+#[path = "process/limits.rs"]
+mod limits;
 #[path = "process/reload.rs"]
 mod reload;
 #[path = "process/status.rs"]

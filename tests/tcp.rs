@@ -16,6 +16,7 @@ use fault_origin::{
     BlackHole, Refusing, assert_reset, connect_small, descriptors, finish, handing_server, limit_descriptors,
     log_lines, read_to_end, receive_checked, reset, send_pattern, serve_on, server, without_root,
 };
+use socket2::{Domain, Socket, Type};
 use support::{Instance, connect, echo, echo_server, free_addr, wait_for};
 
 /// A running instance with one TCP listener.
@@ -44,6 +45,14 @@ impl Proxy {
 
     fn connect(&self) -> TcpStream {
         connect(self.addr).unwrap()
+    }
+
+    /// A connection that is reset, be it while it is made.
+    fn expect_reset(&self) {
+        match connect(self.addr) {
+            Ok(client) => assert_reset(&client),
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
     }
 
     /// Its access log, once there are `count` lines.
@@ -423,4 +432,38 @@ fn client_read_blocks(stream: &TcpStream) {
     stream.set_read_timeout(Some(Duration::from_millis(1))).unwrap();
     let error = (&*stream).read(&mut [0]).unwrap_err();
     assert!(matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut), "{error}");
+}
+
+#[test]
+fn a_client_has_so_many_connections_at_a_time() {
+    let (addr, accepted) = handing_server();
+    let proxy = Proxy::start(&[addr], "limits = [\"few\"]", "[limit.few]\nconcurrent = 2\nrate = \"1/h\"\nburst = 2");
+    let (first, second) = (proxy.connect(), proxy.connect());
+    let servers = [accepted.next(), accepted.next()];
+    proxy.expect_reset();
+    let line = &proxy.log(1)[0];
+    assert!(line.contains("\" 503 0 "), "{line}");
+    assert_eq!(field(line, "reason"), "too_many_concurrent");
+    // One of them ends; who was refused was not charged, so that one of the burst is left.
+    drop(servers);
+    assert_eq!(read_to_end(&first), b"");
+    drop(first);
+    proxy.log(2);
+    let _third = proxy.connect();
+    let _server = accepted.next();
+    drop(second);
+    proxy.log(3);
+    proxy.expect_reset();
+    assert_eq!(field(&proxy.log(4)[3], "reason"), "rate_limited");
+}
+
+#[test]
+fn whom_a_listener_denies_reaches_no_server() {
+    let (addr, accepted) = handing_server();
+    let proxy = Proxy::start(&[addr], "allow = [\"127.0.0.2\"]", "");
+    assert_eq!(read_to_end(&proxy.connect()), b"");
+    let allowed = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    allowed.bind(&SocketAddr::from(([127, 0, 0, 2], 0)).into()).unwrap();
+    allowed.connect(&proxy.addr.into()).unwrap();
+    assert_eq!(accepted.next().peer_addr().unwrap().ip(), proxy.addr.ip());
 }

@@ -81,7 +81,7 @@ fn the_readme_documents_the_fields_of_a_real_document() {
     let table = readme.split("<!-- status -->").nth(1).unwrap().split("<!-- /status -->").next().unwrap();
     let row = |line: &str| Some(line.strip_prefix("| `")?.split('`').next()?.to_owned());
     let documented: BTreeSet<String> = table.lines().filter_map(row).collect();
-    let instance = Instance::start(&http(free_addr(), &[server().addr()], ""));
+    let instance = Instance::start(&http(free_addr(), &[server().addr()], "[limit.a]\nrate = \"10/s\""));
     let mut found = BTreeSet::new();
     fields(&json(&instance, "status"), "", &mut found);
     let is_always = |field: &&String| !field.starts_with("vrrp.") || *field == "vrrp.routers";
