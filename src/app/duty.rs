@@ -73,10 +73,8 @@ pub(super) struct Duty {
     stage: Stage,
     /// What is to be said next.
     then: Option<DutyEvent>,
-    /// A peer that has taken over waits until the proxy is quiet.
-    awaited: bool,
-    /// The proxy was told to be quiet.
-    quiet: bool,
+    /// What the proxy was last told; [`Quiet::Twice`]: a peer that has taken over waits until it is.
+    quiet: Quiet,
     succession: Succession,
     /// What the routers are to be, while addresses are given away first or a process is on the way.
     change: Option<change::Next>,
@@ -204,8 +202,7 @@ impl Duty {
             scheduling: String::new(),
             stage: if count == 0 { Stage::Stopped } else { Stage::Steady },
             then: None,
-            awaited: false,
-            quiet: false,
+            quiet: Quiet::Off,
             succession: Succession::default(),
             change: None,
         })
@@ -481,7 +478,6 @@ impl Duty {
             }
             FromVrrp::NoTaker { router } => return self.handed(router, false).unwrap_or(DutyEvent::None),
             FromVrrp::Held => {
-                self.awaited = true;
                 return self.quiet(Quiet::Twice);
             }
             FromVrrp::Leaving { token, addresses } => return DutyEvent::Abort { addresses, token },

@@ -80,7 +80,8 @@ impl Duty {
 
     /// Nothing that was under way when the proxy was last told to be quiet is left.
     pub(in crate::app) async fn quieted(&mut self) -> DutyEvent {
-        if std::mem::take(&mut self.awaited) {
+        if self.quiet == Quiet::Twice {
+            self.quiet = Quiet::Once;
             self.tell(ToVrrp::Finished).await;
         } else {
             self.drained().await;
@@ -98,7 +99,10 @@ impl Duty {
 
     /// Has the addresses offered to the peer.
     pub(super) async fn give(&mut self, of: BTreeSet<usize>, then: Then) {
-        (self.stage, self.awaited) = (Stage::Steady, false);
+        self.stage = Stage::Steady;
+        if self.quiet == Quiet::Twice {
+            self.quiet = Quiet::Once;
+        }
         match then {
             Then::Stop => {
                 self.stage = Stage::Stopping { until: Instant::now() + HANDOVER_LIMIT };
@@ -127,7 +131,7 @@ impl Duty {
 
     /// Tells the proxy to be quiet, or to go on.
     pub(super) fn quiet(&mut self, how: Quiet) -> DutyEvent {
-        self.quiet = how != Quiet::Off;
+        self.quiet = how;
         DutyEvent::Quiet(how)
     }
 
@@ -136,7 +140,7 @@ impl Duty {
         match self.handed(router, true) {
             Some(over) => over,
             // Its sync group moved without us.
-            None if self.quiet && matches!(self.stage, Stage::Steady) => self.quiet(Quiet::Off),
+            None if self.quiet != Quiet::Off && matches!(self.stage, Stage::Steady) => self.quiet(Quiet::Off),
             None => DutyEvent::None,
         }
     }
