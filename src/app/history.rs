@@ -3,12 +3,14 @@
 //! One file each in `state_dir`, whole and by itself: no later change of any file takes it away. They hold secrets, so only
 //! the owner reads them.
 
-use std::fs::{self, DirBuilder, OpenOptions};
-use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::fs::{self, DirBuilder};
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::sys::replace::{Lasting, replace};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -79,13 +81,8 @@ impl History {
     /// # Errors
     /// The disk is full, or not ours to write.
     pub(super) fn keep(&self, generation: &Generation, text: &str) -> io::Result<()> {
-        let (path, temporary) = (self.path(generation.number), self.dir.join("generation.new"));
-        let _ = fs::remove_file(&temporary);
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-        writeln!(file, "{MARK}{}", serde_json::to_string(generation)?)?;
-        file.write_all(text.as_bytes())?;
-        file.sync_data()?;
-        fs::rename(&temporary, &path)?;
+        let content = format!("{MARK}{}\n{text}", serde_json::to_string(generation)?);
+        replace(&self.path(generation.number), content.as_bytes(), Lasting::Machine)?;
         let numbers = self.numbers();
         for old in numbers.iter().take(numbers.len().saturating_sub(KEPT)) {
             fs::remove_file(self.path(*old))?;

@@ -5,6 +5,7 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,14 @@ pub struct Options {
     pub shards: NonZeroUsize,
     /// Sockets of ours have the port already, on this address or on all: these join them.
     pub joins: bool,
+}
+
+/// What tells a socket apart, whoever has descriptors of it: the number of its inode.
+///
+/// # Errors
+/// What `fstat` says.
+pub fn inode(socket: impl AsFd) -> io::Result<u64> {
+    Ok(rustix::fs::fstat(socket)?.st_ino)
 }
 
 /// An address that cannot be listened on.

@@ -36,6 +36,7 @@ use tokio::sync::Notify;
 
 use crate::config::model::{Config, Overrides};
 use crate::net::clock;
+use crate::net::listen::inode;
 use crate::pool::{Pool, ServerState};
 use crate::proxy::abort::Order;
 use crate::proxy::errors::Recent;
@@ -252,7 +253,7 @@ impl Engine {
             let counters = self.counters.entry(Arc::clone(&bound.name)).or_default();
             for (i, socket) in bound.shards.iter().enumerate() {
                 socket.set_nonblocking(true)?;
-                let ino = rustix::fs::fstat(socket)?.st_ino;
+                let ino = inode(socket)?;
                 all.insert(ino, (Arc::clone(&bound.name), bound.addr));
                 // More shards than workers: some workers serve several, so that no shard is without one.
                 posts[i % workers].push(Post {

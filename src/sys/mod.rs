@@ -1,5 +1,5 @@
 //! What the operating system offers beyond std: process identity and confinement, exec, scheduling, sealed memory files, /proc,
-//! watched descriptors, raw datagrams, packet sockets, rare socket options. The only place where `unsafe` may stand.
+//! watched descriptors, files that are replaced, raw datagrams, packet sockets, rare socket options. The only place where `unsafe` may stand.
 
 pub mod datagram;
 pub mod exec;
@@ -7,6 +7,7 @@ pub mod memfd;
 pub mod packet;
 pub mod process;
 pub mod procfs;
+pub(crate) mod replace;
 pub mod schedule;
 pub mod sockopt;
 pub mod user;

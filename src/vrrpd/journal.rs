@@ -11,6 +11,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::config::model::VirtualAddress;
+use crate::sys::replace::{Lasting, replace};
 use crate::vrrpd::netlink::{Address, Link};
 
 /// An address of ours.
@@ -166,11 +167,9 @@ fn entry(address: &VirtualAddress) -> Entry {
     Entry { interface: interface.to_string(), ip: *ip, prefix: *prefix, label: label.as_deref().map(str::to_owned) }
 }
 
-/// Readers see the old file or the new one. Not synced: it is of no use after what only a sync survives.
+/// Not synced: it is of no use after what only a sync survives.
 fn write(path: &Path, content: &Content) -> io::Result<()> {
-    let new = path.with_extension("new");
-    std::fs::write(&new, serde_json::to_vec(content)?)?;
-    std::fs::rename(&new, path)
+    replace(path, &serde_json::to_vec(content)?, Lasting::Process)
 }
 
 #[cfg(test)]

@@ -6,10 +6,8 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, TcpListener};
-use std::os::fd::AsFd;
 use std::sync::Arc;
 
-use rustix::fs::fstat;
 use tokio::time::Instant;
 use tracing::info;
 
@@ -20,6 +18,7 @@ use crate::app::tracker::Tracker;
 use crate::app::vrrp::messages::ToVrrp;
 use crate::config::Loaded;
 use crate::config::model::{Config, VirtualRouter};
+use crate::net::listen::inode;
 use crate::proxy::BoundListener;
 use crate::sys::user::Identity;
 use crate::vrrpd::report::Status;
@@ -159,5 +158,5 @@ pub(super) fn doors(config: &Config, listeners: &[BoundListener]) -> io::Result<
 
 /// What tells sockets apart, whoever has descriptors of them.
 fn numbers(doors: &[TcpListener]) -> Vec<u64> {
-    doors.iter().filter_map(|door| Some(fstat(door.as_fd()).ok()?.st_ino)).collect()
+    doors.iter().filter_map(|door| inode(door).ok()).collect()
 }

@@ -2,17 +2,17 @@
 //! is taken back or the file changes the same value.
 
 use std::fs;
-use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use tracing::{error, info, warn};
 
 use crate::app::admin::ServerOrder;
 use crate::config::model::{Config, Duty, Override, Overrides, ServerSpec};
+use crate::net::clock::unix_seconds;
+use crate::sys::replace::{Lasting, replace};
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -69,7 +69,7 @@ impl Standing {
 
     /// All that is said, with its age, for status.
     pub(super) fn all(&self) -> Vec<serde_json::Value> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let now = unix_seconds();
         let one = |said: &Said| {
             serde_json::json!({
                 "pool": said.pool,
@@ -95,7 +95,7 @@ impl Standing {
         by: &str,
     ) -> Result<String, String> {
         let spec = find(config, pool, server).ok_or_else(|| unknown(config, pool, server))?;
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let at = unix_seconds();
         let known = self.said.iter().position(|said| *said.pool == *pool && *said.server == *server);
         let mut said = known.map_or_else(
             || Said {
@@ -162,15 +162,8 @@ impl Standing {
     }
 
     fn write(&self) {
-        let temporary = self.path.with_extension("new");
-        let write = || -> io::Result<()> {
-            let _ = fs::remove_file(&temporary);
-            let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary)?;
-            file.write_all(&serde_json::to_vec_pretty(&self.said)?)?;
-            file.sync_data()?;
-            fs::rename(&temporary, &self.path)
-        };
-        if let Err(e) = write() {
+        let written = serde_json::to_vec_pretty(&self.said).map_err(io::Error::from);
+        if let Err(e) = written.and_then(|content| replace(&self.path, &content, Lasting::Machine)) {
             error!(file = %self.path.display(), error = %e, "what is said of servers holds until this instance ends");
         }
     }

@@ -12,7 +12,7 @@ use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use serde_json::json;
 use tokio::sync::oneshot;
@@ -28,6 +28,7 @@ use crate::app::{at, effects, logs};
 use crate::config::model::Overrides;
 use crate::config::{self, LoadOptions, Loaded};
 use crate::ipc::{Setup, ToProxy};
+use crate::net::clock::unix_seconds;
 
 /// Where the configuration comes from.
 #[derive(Debug, Clone)]
@@ -459,7 +460,7 @@ impl Supervisor {
     /// Writes down what is in force.
     pub(super) fn keep_generation(&mut self, how: String, by: String) {
         let Some(history) = &self.history else { return };
-        let at = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let at = unix_seconds();
         let (number, node) = (self.generation, self.loaded.config.node.to_string());
         if let Err(e) = history.keep(&Generation { number, at, how, by, node }, &self.loaded.effective) {
             error!(error = %e, "state_dir: the generation is in force, and cannot be gone back to later");
