@@ -1,10 +1,15 @@
 //! PostgreSQL and MariaDB: real replication, and a promotion after the death of the primary.
 
+use std::collections::BTreeSet;
 use std::fs;
+use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::support::{Instance, TempDir, free_addr, kill, wait_for};
@@ -183,4 +188,93 @@ fn the_checks_of_mariadb_know_who_is_read_only_and_whether_it_replicates() {
     // Neither what is probed nor its end is an error to the server.
     let aborted = on_socket(&old_socket, "SHOW GLOBAL STATUS LIKE 'Aborted_connects'").unwrap();
     assert_eq!(aborted.split_whitespace().last(), Some("0"), "{aborted}");
+}
+
+/// The numbers in the table, asked for past bascule.
+fn written(socket: &str) -> BTreeSet<u64> {
+    let all = on_socket(socket, "SELECT n FROM load_test.written").unwrap();
+    all.lines().map(|number| number.parse().unwrap()).collect()
+}
+
+/// Writes numbers over one session until that ends; what was acknowledged.
+fn write_in_a_session(write: SocketAddr, first: u64) -> JoinHandle<Vec<u64>> {
+    let port = write.port().to_string();
+    let mut session = Command::new("mariadb")
+        .args(["--no-defaults", "-ucopy", "-pcopy", "-h127.0.0.1", "-N", "-n", "--skip-reconnect", "-P", &port])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    std::thread::spawn(move || {
+        let (mut to, from) = (session.stdin.take().unwrap(), session.stdout.take().unwrap());
+        let mut answers = BufReader::new(from).lines();
+        let mut done = Vec::new();
+        for number in first.. {
+            let statement = format!("INSERT INTO load_test.written VALUES ({number}); SELECT {number};\n");
+            if to.write_all(statement.as_bytes()).is_err() {
+                break;
+            }
+            match answers.next() {
+                Some(Ok(answer)) if answer == number.to_string() => done.push(number),
+                _ => break,
+            }
+        }
+        drop(to);
+        session.wait().unwrap();
+        done
+    })
+}
+
+#[test]
+fn no_write_comes_to_the_old_mariadb_once_another_is_the_primary() {
+    let dir = shared_dir();
+    let (old, old_socket) = mariadb(&dir, "old", 1);
+    let (new, new_socket) = mariadb(&dir, "new", 2);
+    let source = format!(
+        "SET GLOBAL read_only = 1; CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'copy', \
+         master_password = 'copy'; START SLAVE",
+        old.addr.port()
+    );
+    on_socket(&new_socket, &source).unwrap();
+    on_socket(&old_socket, "CREATE DATABASE load_test; CREATE TABLE load_test.written (n bigint)").unwrap();
+    let write = free_addr();
+    let instance = before(write, [old.addr, new.addr], "type = \"mysql\", password = \"known\"");
+    wait_for("the primary", || over(write, "SELECT 1"));
+    wait_for("the table on the replica", || on_socket(&new_socket, "SELECT n FROM load_test.written"));
+
+    const OF_SESSION: u64 = 1_000_000;
+    let session = write_in_a_session(write, OF_SESSION);
+    let ends = Arc::new(AtomicBool::new(false));
+    let seen = Arc::clone(&ends);
+    // A connection each, whose user may write to any server, read-only or not: only bascule keeps it from that.
+    let writer = std::thread::spawn(move || {
+        let insert = |number: &u64| over(write, &format!("INSERT INTO load_test.written VALUES ({number})")).is_some();
+        (1..OF_SESSION).take_while(|_| !seen.load(Ordering::SeqCst)).filter(insert).collect::<BTreeSet<u64>>()
+    });
+    let both_write =
+        |numbers: &BTreeSet<u64>| numbers.range(..OF_SESSION).count() > 5 && numbers.range(OF_SESSION..).count() > 5;
+    wait_for("load", || both_write(&written(&new_socket)).then_some(()));
+
+    on_socket(&new_socket, "STOP SLAVE; RESET SLAVE ALL; SET GLOBAL read_only = 0").unwrap();
+    instance.wait_for_log("several servers say that they are the primary");
+    on_socket(&old_socket, "SET GLOBAL read_only = 1").unwrap();
+    instance.wait_for_log("server is the primary, another was");
+    let only_new = || written(&new_socket).difference(&written(&old_socket)).count();
+    wait_for("writes to the new one", || (only_new() > 0).then_some(()));
+    let of_old = written(&old_socket);
+    let acknowledged = session.join().unwrap();
+    wait_for("more of them", || (only_new() > 10).then_some(()));
+    ends.store(true, Ordering::SeqCst);
+    let done = writer.join().unwrap();
+
+    let of_new = written(&new_socket);
+    assert_eq!(written(&old_socket), of_old, "a write to the old one after the first to the new one");
+    let last_old = of_old.difference(&of_new).filter(|number| **number < OF_SESSION).max();
+    let first_new = of_new.difference(&of_old).min();
+    assert!(last_old < first_new, "{last_old:?} was written to the old primary, {first_new:?} to the new one");
+    assert!(of_new.difference(&of_old).all(|number| *number < OF_SESSION), "the session has ended");
+    let lost: Vec<_> =
+        done.iter().chain(&acknowledged).filter(|n| !of_old.contains(n) && !of_new.contains(n)).collect();
+    assert!(lost.is_empty(), "{lost:?} were acknowledged and are nowhere");
 }
