@@ -113,6 +113,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         fallback: None,
         panic_threshold: None,
         ejection: None,
+        circuit_breaker: None,
         health_check,
         primaries: bascule::health::roles::Policy::One,
     };

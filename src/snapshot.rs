@@ -8,7 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Site};
-use crate::pool::{Pool, Wanted};
+use crate::pool::{CircuitOpen, Pass, Pool, Wanted};
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
 use crate::time::Millis;
@@ -160,15 +160,38 @@ impl Snapshot {
     }
 
     /// The pool that takes what is for pool `index` now: that one, or the first on the way of its fallbacks that has an
-    /// available server. When none has, the first says what is wrong, and may fail open.
+    /// available server and no open circuit. When none has, the first says what is wrong, and may fail open.
     pub fn pool_for(&self, index: usize, wanted: Option<Wanted>, now: Millis) -> usize {
+        let takes = |at: usize| self.pools[at].has_available(wanted, now) && self.pools[at].would_admit(now).is_ok();
         let mut at = index;
         while let Some(next) = self.fallbacks.get(at).copied().flatten() {
-            if self.pools[at].has_available(wanted, now) {
+            if takes(at) {
                 return at;
             }
             at = next;
         }
-        if at == index || self.pools[at].has_available(wanted, now) { at } else { index }
+        if at == index || takes(at) { at } else { index }
+    }
+
+    /// [`Snapshot::pool_for`], and leave to use that pool.
+    ///
+    /// # Errors
+    /// The circuit of the pool is open, and no fallback takes it.
+    pub fn admit(
+        &self,
+        index: usize,
+        wanted: Option<Wanted>,
+        now: Millis,
+    ) -> Result<(usize, Option<Pass>), CircuitOpen> {
+        let mut refused = None;
+        loop {
+            let at = self.pool_for(index, wanted, now);
+            match self.pools[at].admit(now) {
+                Ok(pass) => return Ok((at, pass)),
+                // Another worker had the last trial just before: the pool it leaves this to is asked, once.
+                Err(_) if refused != Some(at) => refused = Some(at),
+                Err(open) => return Err(open),
+            }
+        }
     }
 }

@@ -5,6 +5,7 @@ mod support;
 
 mod http {
     mod bodies;
+    mod circuit;
     mod clients;
     mod connections;
     mod differential;

@@ -2,10 +2,14 @@
 
 #[path = "process/checks.rs"]
 mod checks;
+#[path = "process/circuit.rs"]
+mod circuit;
 #[path = "process/limits.rs"]
 mod limits;
 #[path = "process/reload.rs"]
 mod reload;
+#[path = "process/roles.rs"]
+mod roles;
 #[path = "process/status.rs"]
 mod status;
 #[path = "process/supervised.rs"]

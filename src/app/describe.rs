@@ -145,7 +145,9 @@ fn describe_pool(out: &mut String, pool: &Value) {
         pool["in_flight"]
     );
     if let Some(fallback) = pool["fallback"].as_str() {
-        let _ = writeln!(out, "  its requests go to pool {fallback}: none of its servers is available");
+        let open = matches!(pool["circuit"]["state"].as_str(), Some("open" | "half_open"));
+        let why = if open { "its circuit is not closed" } else { "none of its servers is available" };
+        let _ = writeln!(out, "  its requests go to pool {fallback}: {why}");
     }
     if let Some(seconds) = pool["panic_for_seconds"].as_u64() {
         let _ = writeln!(out, "  PANIC for {seconds} s: too few servers are well, and health is ignored");
@@ -154,6 +156,8 @@ fn describe_pool(out: &mut String, pool: &Value) {
     if copies + left_out > 0 {
         let _ = writeln!(out, "  mirror: {copies} copies of requests, {left_out} left out");
     }
+    describe_circuit(out, &pool["circuit"]);
+    describe_roles(out, pool);
     for s in servers.iter().filter(|s| is_well(s) && s["weight_percent"].as_u64().is_some_and(|share| share < 100)) {
         let _ = writeln!(out, "  {} in its slow start, at {} % of its weight", text(&s["name"]), s["weight_percent"]);
     }
@@ -169,6 +173,54 @@ fn describe_pool(out: &mut String, pool: &Value) {
     }
     for name in list(&pool["unresolved"]) {
         let _ = writeln!(out, "  {} HAS NO ADDRESS: its name does not resolve", text(name));
+    }
+}
+
+fn describe_circuit(out: &mut String, circuit: &Value) {
+    let since = || if circuit["for_seconds"].is_null() { String::new() } else { duration(&circuit["for_seconds"]) };
+    let times = match circuit["opened"].as_u64().unwrap_or_default() {
+        1 => "once".to_owned(),
+        n => format!("{n} times"),
+    };
+    let _ = match circuit["state"].as_str() {
+        Some("open") => writeln!(out, "  CIRCUIT OPEN for {}, opened {times}: nothing is sent to it", since()),
+        Some("half_open") => writeln!(out, "  CIRCUIT HALF OPEN for {}, opened {times}: trials pass", since()),
+        Some("closed") if circuit["opened"] != 0 => writeln!(out, "  circuit closed for {}, opened {times}", since()),
+        _ => Ok(()),
+    };
+    let at = |limit: &str| match circuit["overflows"][limit].as_u64() {
+        None | Some(0) => None,
+        Some(n) => Some(format!("{n} at max_{limit}")),
+    };
+    let refused: Vec<_> = ["connections", "pending", "requests", "retries"].into_iter().filter_map(at).collect();
+    if !refused.is_empty() {
+        let _ = writeln!(out, "  refused by its circuit breaker: {}", refused.join(", "));
+    }
+}
+
+/// A line where the checks have said what the servers are.
+fn describe_roles(out: &mut String, pool: &Value) {
+    let servers = list(&pool["servers"]);
+    let of = |role: &str| -> Vec<String> {
+        servers.iter().filter(|s| s["role"] == *role).map(|s| text(&s["name"])).collect()
+    };
+    let (primary, replicas, claimants) = (of("primary"), of("replica").len(), of("claimant"));
+    if primary.is_empty() && replicas == 0 && claimants.is_empty() {
+        return;
+    }
+    let primary = primary.first().map_or_else(|| "NO PRIMARY".to_owned(), |name| format!("primary {name}"));
+    let so_far = match pool["role_conflicts"].as_u64().unwrap_or_default() {
+        0 => String::new(),
+        1 => ", 1 role conflict so far".to_owned(),
+        n => format!(", {n} role conflicts so far"),
+    };
+    let plural = if replicas == 1 { "" } else { "s" };
+    let _ = writeln!(out, "  {primary}, {replicas} replica{plural}{so_far}");
+    if pool["role_conflict"] == true {
+        let names = claimants.join(", ");
+        let _ = writeln!(out, "  ROLE CONFLICT: {names} say that they are the primary, and none gets anything new");
+    } else if !claimants.is_empty() {
+        let _ = writeln!(out, "  {} would be the primary too", claimants.join(", "));
     }
 }
 

@@ -6,7 +6,9 @@ use std::path::{Path, PathBuf};
 use super::decode::{self, Decode, Field, Key, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
-use super::raw::{RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawTcpListener};
+use super::raw::{
+    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawRoles, RawTcpListener,
+};
 use super::{help, resolve};
 
 /// A configuration of more than this is a mistake such as a wrong path.
@@ -195,8 +197,12 @@ fn protocol(listener: &Table) -> Option<&str> {
 
 /// The keys that only listeners of the other protocol have.
 fn foreign_keys(protocol: Option<&str>) -> Vec<&'static str> {
-    let keys = if protocol == Some("tcp") { RawHttpListener::KEYS } else { RawTcpListener::KEYS };
-    keys.iter().map(|key| key.name).collect()
+    // A role in a listener that speaks http is one of its short form, which takes no defaults of listeners.
+    let keys = match protocol {
+        Some("tcp") => &[RawHttpListener::KEYS][..],
+        _ => &[RawTcpListener::KEYS, RawRoles::KEYS],
+    };
+    keys.iter().copied().flatten().map(|key| key.name).collect()
 }
 
 fn version(router: &Table) -> Option<i64> {
@@ -336,11 +342,11 @@ fn expand_short_forms(table: &mut Table, problems: &mut Problems) {
         if pool.is_none() && routes.is_none() {
             continue;
         }
-        let rest = pool.map(|pool| Item {
-            key: pool.key,
-            place: pool.place,
-            secret: false,
-            value: Value::Table(Table::from([("pool".to_owned(), pool)])),
+        let rest = pool.map(|pool| {
+            let (key, place) = (pool.key, pool.place);
+            let mut route = Table::from([("pool".to_owned(), pool)]);
+            route.extend(RawRoles::KEYS.iter().filter_map(|key| listener.remove_entry(key.name)));
+            Item { key, place, secret: false, value: Value::Table(route) }
         });
         let routes = match (routes, rest) {
             (Some(Item { value: Value::Array(mut routes), key, place, secret }), rest) => {

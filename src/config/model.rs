@@ -24,7 +24,7 @@ use crate::template::Template;
 pub use check::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
-pub use pool::{Algorithm, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
+pub use pool::{Algorithm, CircuitBreaker, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
     Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, Mirror, PathMatch, PathRewrite, Policy, Retry, RetryOn,
     Route, Site, ValueMatch,
@@ -58,6 +58,16 @@ pub struct Config {
 }
 
 impl Config {
+    /// Whether anything is cut when its server is the primary no more.
+    pub fn ends_with_roles(&self) -> bool {
+        let routes = self.sites.iter().flat_map(|site| &site.routes).filter_map(|route| match &route.action {
+            Action::Pool { roles, .. } => roles.as_ref(),
+            Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
+        });
+        let sessions = self.listeners.iter().filter_map(|listener| listener.tcp.as_ref()?.roles.as_ref());
+        routes.chain(sessions).any(|roles| roles.ends_with_role)
+    }
+
     /// Whether `ip` is an address of a virtual router, so that this box need not hold it.
     pub fn is_virtual(&self, ip: IpAddr) -> bool {
         self.routers.iter().flat_map(|router| router.all_addresses()).any(|address| address.ip == ip)
@@ -212,15 +222,22 @@ pub struct TcpListener {
     pub pool: Arc<str>,
     /// No byte in either direction for this long ends the session. 1 h.
     pub idle_timeout: Duration,
-    /// Only servers of this role; `None`: any.
-    pub role: Option<Role>,
+    /// Only some of the pool's servers; `None`: any.
+    pub roles: Option<RoleRule>,
+}
+
+/// `role` of a listener or a route: only servers that have it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RoleRule {
+    /// Only servers of this role.
+    pub role: Role,
     /// When no server of `role` can be used.
     pub fallback: Fallback,
-    /// Sessions end when their server is the primary no more.
+    /// What runs over a server is cut when that is the primary no more.
     pub ends_with_role: bool,
 }
 
-/// What a listener with a `role` does when no server has it.
+/// What a listener or a route with a `role` does when no server has it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Fallback {
     /// Refuses.

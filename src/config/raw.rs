@@ -25,7 +25,9 @@ use super::words::{
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 pub(super) use limit::{RawAdmission, RawLimit};
 pub(super) use pool::{RawPool, RawServer};
-pub(super) use route::{RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoute, RawSettings, RawSite};
+pub(super) use route::{
+    RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawSite,
+};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;
@@ -165,7 +167,7 @@ table! {
 
 table! {
     /// `[listener.NAME]`
-    struct RawListener with http: RawHttpListener, tcp: RawTcpListener, admission: RawAdmission {
+    struct RawListener with http: RawHttpListener, tcp: RawTcpListener, admission: RawAdmission, roles: RawRoles {
         /// Addresses with ports; a box need not hold an address that is in a virtual router.
         bind: List<SocketAddr>,
         /// "http" or "tcp".
@@ -219,13 +221,6 @@ table! {
     struct RawTcpListener {
         /// No byte in either direction for this long ends the session.
         idle_timeout: Period = "1h",
-        /// Only servers that are this: "primary", "replica" or "any". The pool's checks must be of a kind that knows.
-        role: WantedRole = "any",
-        /// Servers of this role when none of `role` can be used, such as "primary" for reads.
-        fallback_role: WantedRole,
-        /// "close": sessions of a listener with role = "primary" end when their server is the primary no more; "keep":
-        /// they go on.
-        on_role_loss: OnRoleLoss = "close",
     }
 }
 

@@ -1,4 +1,6 @@
 mod check;
+mod circuit;
+mod roles;
 mod vrrp;
 
 use std::collections::BTreeMap;
@@ -225,7 +227,7 @@ fn a_short_form_is_a_site_of_its_listener() {
     let [site] = &*config.sites else { panic!("one site") };
     assert_eq!((&*site.name, site.routes.len()), ("web", 2));
     assert!(matches!(site.routes[0].action, Action::Respond { status: 200, .. }));
-    assert!(matches!(&site.routes[1].action, Action::Pool { pool, rewrite: None } if &**pool == "web"));
+    assert!(matches!(&site.routes[1].action, Action::Pool { pool, rewrite: None, roles: None } if &**pool == "web"));
     assert!(matches!(&site.routes[1].path, PathMatch::Segments(path) if &**path == "/"));
 }
 
@@ -353,20 +355,20 @@ fn sites_and_routes_as_written() {
     let expected = [HostPattern::Exact("shop.example.com".into()), HostPattern::Suffix(".shop.example.com".into())];
     assert_eq!(shop.hosts, expected);
     let names: Vec<_> = shop.routes.iter().map(|route| &*route.name).collect();
-    assert_eq!(names, ["api", "/img", "/old", "^/(private|\\.git)", "/moved", "/robots.txt", "/"]);
+    assert_eq!(names, ["api", "/img", "/old", "^/(private|\\.git)", "/ledger", "/moved", "/robots.txt", "/"]);
     assert!(matches!(&shop.routes[1].path, PathMatch::Prefix { before_regex: true, .. }));
     let Action::Pool { rewrite: Some(PathRewrite::ReplacePrefix { prefix, with }), .. } = &shop.routes[1].action else {
         panic!("{:?}", shop.routes[1].action)
     };
     assert_eq!((&**prefix, &**with), ("/img", "/static/img"));
     assert!(matches!(shop.routes[3].action, Action::Close));
-    assert!(matches!(shop.routes[4].action, Action::Redirect { status: 301, .. }));
+    assert!(matches!(shop.routes[5].action, Action::Redirect { status: 301, .. }));
 }
 
 #[test]
 fn pools_as_written() {
     let config = load_in(FULL, "lb1", Path::new("conf"), &[]).unwrap().config;
-    let [api, _, mysql, _, web] = &*config.pools else { panic!("five pools") };
+    let [api, _, _, mysql, _, web] = &*config.pools else { panic!("six pools") };
     assert!(matches!(&api.algorithm, Algorithm::Hash { consistent: Consistent::Ketama, .. }));
     assert_eq!(api.servers.iter().map(|s| (&*s.name, s.backup, s.down)).collect::<Vec<_>>()[0], ("api1", false, false));
     assert!(api.servers[1].backup && api.servers[2].down);

@@ -3,6 +3,7 @@
 //! Pure: time and results are handed in, values come out. Who probes is `probe`; who acts on a verdict is `pool`. Neither
 //! type knows what a probe is, so every kind of check has the same rules.
 
+pub mod breaker;
 mod hysteresis;
 pub mod roles;
 mod schedule;

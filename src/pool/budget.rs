@@ -19,10 +19,12 @@ pub struct RetryPermit {
 }
 
 impl RetryBudget {
-    /// Starts a retry if fewer than `limits` allows with `active` requests are under way.
-    pub fn try_start(self: &Arc<Self>, limits: model::RetryBudget, active: u64) -> Option<RetryPermit> {
+    /// Starts a retry if fewer than `limits` allows with `active` requests are under way, and fewer than `most` (0: no
+    /// limit).
+    pub fn try_start(self: &Arc<Self>, limits: model::RetryBudget, most: u32, active: u64) -> Option<RetryPermit> {
         let share = active.saturating_mul(u64::from(limits.percent)) / 100;
-        let allowed = share.max(u64::from(limits.min));
+        let most = if most == 0 { u64::MAX } else { u64::from(most) };
+        let allowed = share.max(u64::from(limits.min)).min(most);
         let one_more = |running| (running < allowed).then_some(running + 1);
         self.running.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more).ok()?;
         Some(RetryPermit { budget: self.clone() })

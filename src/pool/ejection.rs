@@ -132,8 +132,12 @@ fn allowed(all: usize, percent: u32) -> usize {
 }
 
 impl Pool {
-    /// Counts how a request on the lease's server went; says when that ejects it, once.
+    /// Counts how a request on the lease's server went, once, for the circuit and for ejection; says when that ejects the
+    /// server.
     pub fn note_outcome(&self, lease: &Lease, outcome: Outcome, now: Millis) -> Option<Ejected> {
+        if let Some(pass) = &lease.pass {
+            self.note_pass(pass, outcome, now);
+        }
         let limits = self.config.ejection.as_ref()?;
         let server = lease.server();
         let own = &server.health.ejection;

@@ -11,7 +11,7 @@ use crate::health::{Role, Verdict};
 use crate::time::Millis;
 
 use super::passive::Record;
-use super::{EjectionState, Note, Pool};
+use super::{CircuitState, EjectionState, Note, Pool};
 
 /// State of one server, keyed as servers are carried over reloads: pool, server, address.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -59,11 +59,15 @@ pub struct ServerState {
     /// Why it was ejected, and when.
     #[serde(default)]
     pub ejected: Option<Note>,
+    /// Of its pool, the same with every server of it: what older versions read is a list of servers.
+    #[serde(default)]
+    pub circuit: Option<CircuitState>,
 }
 
 impl Pool {
     /// The state of every server now.
     pub fn export(&self) -> Vec<ServerState> {
+        let circuit = self.export_circuit();
         let state = |server: &Arc<super::Server>| {
             let Record { fails, accessed, checked, failures, row } = server.health.passive.export();
             ServerState {
@@ -84,6 +88,7 @@ impl Pool {
                 slow_start: server.ramp.export(),
                 ejection: server.health.ejection.export(),
                 ejected: server.ejected.get(),
+                circuit,
             }
         };
         self.servers().map(state).collect()
@@ -97,6 +102,9 @@ impl Pool {
         let states = states.iter().filter(|state| state.pool == self.config.name);
         let states: HashMap<(&str, SocketAddr), &ServerState> =
             states.map(|state| ((&*state.name, state.address), state)).collect();
+        if let Some(circuit) = states.values().find_map(|state| state.circuit) {
+            self.import_circuit(circuit, now);
+        }
         for server in self.servers() {
             if let Some(state) = states.get(&(&*server.name, server.address)) {
                 let ServerState { fails, accessed, checked, failures, row, .. } = **state;

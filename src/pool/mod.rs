@@ -19,6 +19,7 @@
 
 mod active;
 mod budget;
+mod circuit;
 mod ejection;
 mod election;
 mod handover;
@@ -44,9 +45,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use crate::balance::{Balancer, Flow, Node, State};
 use crate::config::model::{self, Duty, Overrides};
 use crate::health::Role;
+use crate::health::breaker::Turn;
 use crate::time::{Millis, to_millis};
 
 pub use self::budget::{RetryBudget, RetryPermit};
+pub use self::circuit::{CircuitOpen, CircuitReport, CircuitState, Overflow, OverflowCounts, Pass, Pending, Use};
 pub use self::ejection::{Ejected, EjectionState, Outcome};
 pub use self::election::RoleChange;
 pub use self::handover::ServerState;
@@ -59,6 +62,7 @@ pub use self::select::PickError;
 pub use self::server::{Failure, Lease, Server};
 pub use self::tried::{Tried, Wanted};
 
+use self::circuit::Circuit;
 use self::ejection::Ejections;
 use self::election::Election;
 use self::mirror::Copies;
@@ -88,6 +92,8 @@ pub struct Pool {
     panic: Arc<Panic>,
     ejections: Arc<Ejections>,
     copies: Arc<Copies>,
+    /// Only where one is configured.
+    circuit: Option<Arc<Circuit>>,
 }
 
 /// What has changed in a pool by itself, to be told once.
@@ -104,6 +110,8 @@ pub enum News {
     },
     /// The ejection of a server is over.
     Returned(Arc<Server>),
+    /// The circuit has opened, or closes.
+    Circuit(Turn),
 }
 
 #[derive(Debug)]
@@ -225,6 +233,8 @@ impl Pool {
         let panic = panic.map_or_else(Arc::default, |pool| pool.panic.clone());
         let ejections = previous.map_or_else(Arc::default, |pool| pool.ejections.clone());
         let copies = previous.map_or_else(Arc::default, |pool| pool.copies.clone());
+        let circuit = config.circuit_breaker.as_ref();
+        let circuit = circuit.map(|_| previous.and_then(|pool| pool.circuit.clone()).unwrap_or_default());
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
@@ -240,6 +250,7 @@ impl Pool {
             panic,
             ejections,
             copies,
+            circuit,
         }
     }
 
@@ -276,6 +287,11 @@ impl Pool {
     /// Whether there is one that is `wanted`; the load on it does not count. Where there is none, the fallback pool is asked.
     pub fn has_available(&self, wanted: Option<Wanted>, now: Millis) -> bool {
         Wanted::finds(wanted, |role| self.members().any(|member| member.is_left(role, now)))
+    }
+
+    /// Whether a role is `wanted` that no server has, be it available or not.
+    pub fn lacks_role(&self, wanted: Option<Wanted>) -> bool {
+        wanted.is_some() && !Wanted::finds(wanted, |role| self.members().any(|member| member.server.has_role(role)))
     }
 
     /// Servers that are up. Unlike [`Pool::available`] this changes by what servers do and never by time alone: one that
@@ -323,9 +339,15 @@ impl Pool {
         self.servers().map(|server| u64::from(server.in_flight())).sum()
     }
 
-    /// Leave to start one retry, until the permit is dropped; `None`: as many run as `retry_budget` allows.
+    /// Leave to start one retry, until the permit is dropped; `None`: as many run as `retry_budget` and
+    /// `max_retries` allow.
     pub fn try_retry(&self) -> Option<RetryPermit> {
-        self.budget.try_start(self.config.retry_budget, self.in_flight())
+        let most = self.config.circuit_breaker.as_ref().map_or(0, |limits| limits.max_retries);
+        let permit = self.budget.try_start(self.config.retry_budget, most, self.in_flight());
+        if permit.is_none() {
+            self.note_refused_retry();
+        }
+        permit
     }
 
     /// Counts a failure of the lease's server for all workers, and makes this worker send less to it for a while.
@@ -345,7 +367,8 @@ impl Pool {
     }
 
     /// What has changed by itself since the last call: to be called before a pick, and now and then without one. Allocates
-    /// only when there is something; a pool without `ejection` and `panic_threshold` does nothing here.
+    /// only when there is something; a pool without `ejection`, `panic_threshold` and `circuit_breaker` does nothing
+    /// here.
     pub fn watch(&self, now: Millis) -> Vec<News> {
         let mut news = Vec::new();
         if self.config.ejection.is_some() {
@@ -354,6 +377,7 @@ impl Pool {
         if self.config.panic_threshold.is_some() {
             news.extend(self.watch_panic(now));
         }
+        self.watch_circuit(now, &mut news);
         news
     }
 

@@ -8,6 +8,7 @@ use crate::health::Verdict;
 use crate::time::Millis;
 
 use super::active::Active;
+use super::circuit::{Pass, Share};
 use super::ejection::Ejection;
 use super::election::{Election, Part};
 use super::latency::Latency;
@@ -56,6 +57,8 @@ pub struct Server {
 pub struct Lease {
     server: Arc<Server>,
     max_fails: u32,
+    pub(super) pass: Option<Pass>,
+    pub(super) share: Option<Share>,
 }
 
 /// What counting a failure came to.
@@ -217,7 +220,7 @@ impl Server {
             let below = |n: u64| (n.wrapping_sub(done) < u64::from(max_conns)).then_some(n.wrapping_add(1));
             started.fetch_update(Ordering::SeqCst, Ordering::SeqCst, below).ok()?;
         }
-        Some(Lease { server: self.clone(), max_fails })
+        Some(Lease { server: self.clone(), max_fails, pass: None, share: None })
     }
 
     pub(super) fn add_requests(&self, requests: u64) {

@@ -1,4 +1,5 @@
 mod checks;
+mod circuit;
 mod ejection;
 mod panic;
 mod report;
@@ -59,6 +60,7 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         fallback: None,
         panic_threshold: None,
         ejection: None,
+        circuit_breaker: None,
         health_check: None,
         primaries: crate::health::roles::Policy::One,
     }

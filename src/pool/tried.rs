@@ -1,7 +1,10 @@
 //! Which servers a request has been on, and which it may go to at all.
 
-use crate::config::model::Fallback;
+use crate::config::model::{Fallback, RoleRule};
 use crate::health::Role;
+use crate::health::roles::Standing;
+
+use super::Server;
 
 /// The servers one request has tried. They are known by their ids, so that the set stays right when a retry comes to a
 /// newer snapshot. No allocation up to [`Tried::INLINE`] servers.
@@ -23,10 +26,23 @@ pub struct Wanted {
 }
 
 impl Wanted {
+    /// Whether `server`, picked as the primary, has ceased to be it since.
+    pub fn is_lost_by(self, server: &Server) -> bool {
+        let standing = server.standing();
+        let may_fall_back = self.fallback != Fallback::None && standing == Standing::Replica;
+        self.role == Role::Primary && standing != Standing::Primary && !may_fall_back
+    }
+
     /// Whether `has` is true of what is wanted, or of what is fallen back to; without a wish of any server.
     pub(super) fn finds(wanted: Option<Self>, has: impl Fn(Option<Role>) -> bool) -> bool {
         let Some(Self { role, fallback }) = wanted else { return has(None) };
         has(Some(role)) || matches!(fallback, Fallback::To(role) if has(role))
+    }
+}
+
+impl From<RoleRule> for Wanted {
+    fn from(RoleRule { role, fallback, .. }: RoleRule) -> Self {
+        Self { role, fallback }
     }
 }
 
@@ -45,7 +61,7 @@ impl Tried {
     }
 
     /// What is wanted.
-    pub(super) fn wanted(&self) -> Option<Wanted> {
+    pub fn wanted(&self) -> Option<Wanted> {
         self.wanted
     }
 

@@ -142,7 +142,7 @@ fn explain_tcp(
         };
         gate::pass(snapshot.listeners[index].gate.as_deref(), query.client, "", &vars, &mut to);
         let tcp = snapshot.config.listeners[index].tcp.as_ref();
-        let wanted = tcp.and_then(|tcp| tcp.role.map(|role| Wanted { role, fallback: tcp.fallback }));
+        let wanted = tcp.and_then(|tcp| tcp.roles).map(Wanted::from);
         pick(snapshot, pool, query.client, wanted, &vars, &mut to);
     }
     Ok(to)
@@ -221,7 +221,11 @@ fn explain_http(
     to.mirror =
         hit.route.mirror.as_ref().map(|mirror| format!("{} % of requests, to pool {}", mirror.share, mirror.pool));
     if let Some(pool) = hit.pool {
-        pick(snapshot, pool, query.client, None, &vars, &mut to);
+        let wanted = match &hit.route.action {
+            Action::Pool { roles, .. } => roles.map(Wanted::from),
+            Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
+        };
+        pick(snapshot, pool, query.client, wanted, &vars, &mut to);
     }
     Ok(to)
 }
@@ -344,7 +348,11 @@ fn pick(
     let pool = &snapshot.pools[snapshot.pool_for(index, wanted, now)];
     to.action = format!("pool {}", pool.config.name);
     if pool.config.name != *first {
-        to.action.push_str(&format!(", for no server of pool {first} is available"));
+        let why = match snapshot.pools[index].would_admit(now) {
+            Ok(()) => format!("no server of pool {first} is available"),
+            Err(_) => format!("the circuit of pool {first} is open"),
+        };
+        to.action.push_str(&format!(", for {why}"));
     }
     to.pool = Some(Arc::clone(&pool.config.name));
     to.algorithm = Some(algorithm_name(&pool.config.algorithm));
@@ -370,6 +378,7 @@ fn pick(
     let why = if to.live { "its name does not resolve" } else { "its name was not looked up" };
     to.not_eligible.extend(unresolved.map(|spec| PassedOver { name: Arc::clone(&spec.name), why: why.to_owned() }));
     to.server_why = match (&picked, &pool.config.algorithm) {
+        (None, _) if pool.lacks_role(wanted) => format!("503 {}: no server of the pool has the role", Reason::NoRole),
         (None, _) => format!("502 {}: no server of the pool is eligible", Reason::NoServer),
         (Some(_), Algorithm::Hash { .. }) if key.is_empty() => {
             "the hash key is empty: as round_robin, any that is eligible".to_owned()
@@ -383,6 +392,11 @@ fn pick(
         }
         (Some(_), Algorithm::RandomTwo) => "for example: drawn by lot, so any that is eligible".to_owned(),
     };
+    if let Err(open) = pool.would_admit(now) {
+        let (reason, seconds) = (Reason::CircuitOpen, open.retry_after());
+        to.server_why = format!("503 {reason}: the circuit of the pool is open, for {seconds} s more at least");
+        return;
+    }
     if panic {
         to.server_why.push_str("; too few servers are well, so that health is ignored (panic_threshold)");
     }

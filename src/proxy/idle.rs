@@ -17,6 +17,8 @@ pub(crate) struct ServerConn {
     pub(crate) born: Millis,
     /// Requests sent on it.
     pub(crate) requests: u32,
+    /// [`crate::pool::Server::role_losses`] when it was last used for what ends with the role; `None`: it was not.
+    pub(crate) losses: Option<u32>,
     /// Since when it is idle.
     idle_since: Millis,
 }
@@ -24,7 +26,7 @@ pub(crate) struct ServerConn {
 impl ServerConn {
     /// A fresh connection.
     pub(crate) fn new(sock: Sock, server: u32, born: Millis) -> Self {
-        Self { sock, server, born, requests: 0, idle_since: born }
+        Self { sock, server, born, requests: 0, losses: None, idle_since: born }
     }
 
     fn may_be_used(&self, config: &model::Pool, now: Millis) -> bool {
@@ -78,6 +80,11 @@ impl IdleList {
     /// Closes those to servers of which `is_here` says that they are gone.
     pub(crate) fn keep_only(&mut self, is_here: impl Fn(u32) -> bool) {
         self.list.retain(|c| is_here(c.server));
+    }
+
+    /// Closes those that are bound to a role that their server has lost; `losses`: how often that has lost it by now.
+    pub(crate) fn close_lost(&mut self, losses: impl Fn(u32) -> Option<u32>) {
+        self.list.retain(|c| c.losses.is_none() || c.losses == losses(c.server));
     }
 
     /// Closes all.

@@ -52,7 +52,7 @@ pub use crate::proxy::errors::{FailedExchange, FailedTry};
 pub use crate::proxy::explain::{Explanation, Liveness, PassedOver, Query, explain};
 pub use crate::proxy::listen::HANDSHAKES;
 pub use crate::proxy::status::{
-    EngineStatus, Latencies, LimitStatus, ListenerStatus, PoolStatus, RecentErrors, ServerStatus,
+    CircuitStatus, EngineStatus, Latencies, LimitStatus, ListenerStatus, PoolStatus, RecentErrors, ServerStatus,
 };
 
 /// So many configurations before the current one are kept for exchanges that began with them.
@@ -314,9 +314,9 @@ impl Engine {
         self.counters.get(name).map_or(0, |c| c.denied.load(Ordering::Relaxed))
     }
 
-    /// Ends the sessions whose server is the primary no more.
+    /// Ends the sessions and exchanges whose server is the primary no more.
     pub fn look_at_roles(&self) {
-        if self.snapshot().config.listeners.iter().any(|l| l.tcp.as_ref().is_some_and(|tcp| tcp.ends_with_role)) {
+        if self.snapshot().config.ends_with_roles() {
             for w in self.everybody() {
                 let _ = w.commands.send(Command::Wake);
             }

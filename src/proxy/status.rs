@@ -8,7 +8,7 @@ use serde::Serialize;
 use crate::admission::Counts;
 use crate::config::model::{Algorithm, Consistent, Protocol};
 use crate::net::clock;
-use crate::pool::{Percentiles, ServerReport};
+use crate::pool::{OverflowCounts, Percentiles, ServerReport};
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::{Engine, worker};
 use crate::snapshot::{Limiter, Snapshot};
@@ -88,7 +88,7 @@ pub struct PoolStatus {
     pub total: usize,
     /// Requests and connections on them now.
     pub in_flight: u64,
-    /// The pool that gets its requests now, for none of its servers is available; null: itself.
+    /// The pool that gets its requests now, for none of its servers is available or its circuit is open; null: itself.
     pub fallback: Option<Arc<str>>,
     /// Since how many seconds health is ignored because of `panic_threshold`; null: it is heeded.
     pub panic_for_seconds: Option<u64>,
@@ -98,10 +98,25 @@ pub struct PoolStatus {
     pub mirrored: u64,
     /// Copies that it did not get: `max_in_flight` were on their way, or the request could not be copied.
     pub mirrored_left_out: u64,
+    /// Null without `circuit_breaker`.
+    pub circuit: Option<CircuitStatus>,
     /// Backups last.
     pub servers: Vec<ServerStatus>,
     /// Names of servers that have no address: they did not resolve.
     pub unresolved: Vec<Arc<str>>,
+}
+
+/// How the circuit of a pool is.
+#[derive(Debug, Clone, Serialize)]
+pub struct CircuitStatus {
+    /// `closed`, `open` or `half_open`.
+    pub state: &'static str,
+    /// For how long; null: since the start.
+    pub for_seconds: Option<u64>,
+    /// How often it has opened.
+    pub opened: u64,
+    /// What was refused at the limits.
+    pub overflows: OverflowCounts,
 }
 
 /// How a server is.
@@ -223,7 +238,14 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
     let has_address = |name: &str| reports.iter().any(|report| *report.server.name == *name);
     let specs = pool.config.servers.iter().map(|spec| &spec.name);
     let (role_conflict, role_conflicts) = pool.conflicts();
+    let circuit = pool.circuit_report().map(|report| CircuitStatus {
+        state: report.phase.name(),
+        for_seconds: report.since.map(|since| now.since(since) / 1000),
+        opened: report.opened,
+        overflows: report.overflows,
+    });
     PoolStatus {
+        circuit,
         role_conflict,
         role_conflicts,
         name: Arc::clone(&pool.config.name),

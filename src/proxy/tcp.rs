@@ -5,14 +5,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::config::model::{Algorithm, Fallback, RetryOn};
-use crate::health::Role;
-use crate::health::roles::Standing;
+use crate::config::model::{Algorithm, RetryOn};
 use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, Outcome, PickInput, Pool, Tried, Wanted};
+use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -51,27 +49,29 @@ impl Conn {
         let (view, index) = listener.view(worker);
         let place = &view.snapshot.listeners[index];
         let Some(index) = place.pool else { return };
-        let wanted = settings.role.map(|role| Wanted { role, fallback: settings.fallback });
-        let index = view.snapshot.pool_for(index, wanted, worker.now());
+        let wanted = settings.roles.map(Wanted::from);
+        let admitted = view.snapshot.admit(index, wanted, worker.now());
+        let index = admitted.as_ref().map_or(index, |(index, _)| *index);
         let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
         let log = place.log.clone();
         let name = Arc::clone(&pool.config.name);
         let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
         let mut seats = Vec::new();
-        let admitted = match &place.gate {
+        let passed = match &place.gate {
             Some(gate) => gate.admit(session.client(), &session, &mut Vec::new(), &mut seats).map_err(|r| r.reason),
             None => Ok(Duration::ZERO),
         };
-        let reached = match admitted {
-            Ok(_) => reach(worker, &timer, pool, local, wanted, &mut session).await,
-            Err(reason) => Err(reason),
+        let reached = match (passed, admitted) {
+            (Ok(_), Ok((_, pass))) => reach(worker, &timer, pool, local, wanted, pass, &mut session).await,
+            (Ok(_), Err(_)) => Err(Reason::CircuitOpen),
+            (Err(reason), _) => Err(reason),
         };
         let read_ahead = 2 * SMALL;
         // A session may last for days: it keeps its server, not the configuration it was found in.
         drop(view);
         match reached {
             Ok((server, lease, losses)) => {
-                let losses = losses.filter(|_| settings.ends_with_role);
+                let losses = losses.filter(|_| settings.roles.is_some_and(|roles| roles.ends_with_role));
                 let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
                 let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
                 let now = || worker.now();
@@ -115,6 +115,7 @@ async fn reach(
     pool: &Pool,
     local: &PoolLocal,
     wanted: Option<Wanted>,
+    mut pass: Option<Pass>,
     session: &mut Session,
 ) -> Result<(Sock, Lease, Option<u32>), Reason> {
     let config = &pool.config;
@@ -135,16 +136,22 @@ async fn reach(
             if !in_time || permit.is_none() {
                 break;
             }
+            let Ok(next) = pool.admit(worker.now()) else { break };
+            pass = next;
         }
         let lease = match worker.pick(pool, local, &input, &mut tried, session.queued()).await {
             Ok(lease) => lease,
             Err(reason) => return Err(last.unwrap_or(reason)),
         };
+        let Ok(lease) = pool.occupy(lease, pass.take(), Use::Session) else {
+            return Err(last.unwrap_or(Reason::Overflow));
+        };
         // Read when it was the primary; what is lost while the connection is made is lost too.
         let losses = wanted.map(|_| lease.server().role_losses());
-        if wanted.is_some_and(|wanted| is_lost(wanted, lease.server().standing())) {
+        if wanted.is_some_and(|wanted| wanted.is_lost_by(lease.server())) {
             return Err(Reason::RoleLost);
         }
+        let pending = pool.wait_for_connection().map_err(|Overflow| last.unwrap_or(Reason::Overflow))?;
         session.tried(lease.server());
         let target = Target {
             address: lease.server().address,
@@ -154,7 +161,9 @@ async fn reach(
         // The session has just begun, unless it waited or has been elsewhere.
         let first = attempt == 0 && session.queued().is_none();
         let began = if first { session.start() } else { clock::now_micros() };
-        match connect(&target, timer, clock::now().after(config.connect_timeout)).await {
+        let connected = connect(&target, timer, clock::now().after(config.connect_timeout)).await;
+        drop(pending);
+        match connected {
             Ok(sock) => {
                 lease.server().latency.record(clock::now_micros().saturating_sub(began));
                 session.connected(&sock);
@@ -178,12 +187,6 @@ async fn reach(
         }
     }
     Err(last.unwrap_or(Reason::NoServer))
-}
-
-/// Whether a server picked as the primary has ceased to be it since.
-fn is_lost(wanted: Wanted, standing: Standing) -> bool {
-    let may_fall_back = wanted.fallback != Fallback::None && standing == Standing::Replica;
-    wanted.role == Role::Primary && standing != Standing::Primary && !may_fall_back
 }
 
 /// Whether a failed connect counts against the server: not when this box has run out of something.

@@ -42,7 +42,7 @@ pub(super) enum Command {
     Serve(Posts),
     /// Looks at the snapshot: what is gone from it is cut at that time.
     Look(Millis),
-    /// Roles have moved: sessions look whether they are to end.
+    /// Roles have moved: sessions and exchanges look whether they are to end.
     Wake,
     Drain,
     /// Says when none is left of the connections there are.
@@ -112,7 +112,10 @@ async fn run(id: usize, shared: Arc<Shared>, log: LogBuffer, progress: Arc<Progr
                     drop(worker.view());
                     worker.end_the_gone_at(ends_at);
                 }
-                Some(Command::Wake) => worker.wheel.wake_all(),
+                Some(Command::Wake) => {
+                    worker.close_lost();
+                    worker.wheel.wake_all();
+                }
                 Some(Command::Drain) => {
                     worker.shards.borrow().iter().for_each(|shard| shard.wake());
                     worker.wheel.wake_all();

@@ -12,11 +12,12 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use arc_swap::ArcSwap;
 use tokio::sync::Notify;
 
+use crate::health::breaker::Turn;
 use crate::net::buffer::BufferPool;
 use crate::net::clock;
 use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
-use crate::pool::{Lease, News, Outcome, PickError, PickInput, PickState, Pool, Tried};
+use crate::pool::{Lease, News, Outcome, Overflow, PickError, PickInput, PickState, Pool, Tried};
 use crate::proxy::clients::Clients;
 use crate::proxy::errors::Recent;
 use crate::proxy::http::scratch::ScratchPool;
@@ -207,6 +208,7 @@ impl Worker {
         let picked = pool.pick(&mut local.pick.borrow_mut(), input, tried, self.now());
         let picked = match picked {
             Err(PickError::AllBusy) if pool.config.queue > 0 => {
+                let _pending = pool.wait_for_connection().map_err(|Overflow| Reason::Overflow)?;
                 let since = clock::now_micros();
                 let waited = pool.pick_or_wait(&local.pick, input, tried, || self.now()).await;
                 *queued = Some(clock::now_micros() - since);
@@ -215,6 +217,7 @@ impl Worker {
             picked => picked,
         };
         picked.map_err(|e| match e {
+            PickError::NoServer if pool.lacks_role(tried.wanted()) => Reason::NoRole,
             PickError::QueueFull => Reason::QueueFull,
             PickError::QueueTimeout => Reason::QueueTimeout,
             PickError::AllBusy | PickError::NoServer => Reason::NoServer,
@@ -241,9 +244,13 @@ impl Worker {
         }
     }
 
-    /// Counts how the lease's server answered, for ejection; a pool without it does nothing here.
+    /// Counts how the lease's server answered, for ejection and the circuit; a pool without them does nothing here.
     pub(crate) fn count_outcome(&self, pool: &Pool, lease: &Lease, outcome: Outcome) {
-        let Some(ejected) = pool.note_outcome(lease, outcome, self.now()) else { return };
+        let ejected = pool.note_outcome(lease, outcome, self.now());
+        if pool.has_news() {
+            watch(pool, self.now());
+        }
+        let Some(ejected) = ejected else { return };
         let server = lease.server();
         let kind = if ejected.gateway { "gateway errors" } else { "errors" };
         let why = format!("{} {kind} in a row", ejected.errors);
@@ -257,6 +264,15 @@ impl Worker {
         let view = self.view();
         for (local, pool) in view.pools.iter().zip(&view.snapshot.pools) {
             local.idle.borrow_mut().sweep(&pool.config, self.now());
+        }
+    }
+
+    /// Closes idle connections that carried writes to servers that have ceased to be the primary.
+    pub(super) fn close_lost(&self) {
+        let view = self.view();
+        for (local, pool) in view.pools.iter().zip(&view.snapshot.pools) {
+            let losses = |id| pool.servers().find(|server| server.id == id).map(|server| server.role_losses());
+            local.idle.borrow_mut().close_lost(losses);
         }
     }
 
@@ -298,7 +314,7 @@ impl Worker {
     }
 }
 
-/// Tells what has changed in a pool by itself: a panic, the end of an ejection.
+/// Tells what has changed in a pool by itself: a panic, the end of an ejection, the circuit.
 pub(crate) fn watch(pool: &Pool, now: Millis) {
     for news in pool.watch(now) {
         let name = &pool.config.name;
@@ -313,6 +329,11 @@ pub(crate) fn watch(pool: &Pool, now: Millis) {
                 tracing::info!(pool = %name, server = %server.name, address = %server.address, "ejection is over");
                 server.note_return(now);
             }
+            News::Circuit(Turn::Opened { errors, of }) => {
+                tracing::warn!(pool = %name, errors, of, "circuit is open: nothing is sent to the pool for open_time");
+            }
+            News::Circuit(Turn::HalfOpened) => tracing::info!(pool = %name, "circuit is half open: trials pass"),
+            News::Circuit(Turn::Closed) => tracing::info!(pool = %name, "circuit is closed again"),
         }
     }
 }

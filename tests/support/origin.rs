@@ -14,7 +14,12 @@ pub(crate) struct Origin(TcpListener);
 
 impl Origin {
     pub(crate) fn new() -> Self {
-        Self(TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
+        Self::on(Ipv4Addr::LOCALHOST)
+    }
+
+    /// On another address of loopback.
+    pub(crate) fn on(ip: Ipv4Addr) -> Self {
+        Self(TcpListener::bind((ip, 0)).unwrap())
     }
 
     pub(crate) fn addr(&self) -> SocketAddr {
@@ -56,7 +61,12 @@ impl Answering {
     /// Sends what `answer` makes of each request; after a response that says so it closes the connection, and without a
     /// response at once.
     pub(crate) fn new(answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        Self::on(Ipv4Addr::LOCALHOST, answer)
+    }
+
+    /// The same on another address of loopback.
+    pub(crate) fn on(ip: Ipv4Addr, answer: impl Fn(&Message) -> Vec<u8> + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).unwrap();
         let this = Self { addr: listener.local_addr().unwrap(), seen: Arc::default() };
         let (seen, answer) = (Arc::clone(&this.seen), Arc::new(answer));
         thread::spawn(move || {

@@ -4,6 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::health::breaker::Limits;
 use crate::health::roles::Policy;
 use crate::template::Template;
 
@@ -48,6 +49,8 @@ pub struct Pool {
     pub panic_threshold: Option<u32>,
     /// Errors in a row leave a server out; `None`: they do not.
     pub ejection: Option<Ejection>,
+    /// What bounds the pool as a whole; `None`: nothing.
+    pub circuit_breaker: Option<CircuitBreaker>,
     /// Active checks; `None`: none.
     pub health_check: Option<Arc<HealthCheck>>,
     /// What is done with several primaries.
@@ -67,6 +70,21 @@ pub struct Ejection {
     pub max_ejection_time: Duration,
     /// Per cent of the servers that may be out at a time; one always may, but never the last.
     pub max_ejected: u32,
+}
+
+/// What bounds a pool as a whole: Envoy's thresholds, and errors that open the circuit. 0: no limit.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CircuitBreaker {
+    /// Connections to servers that are in use, of requests, tunnels and TCP sessions.
+    pub max_connections: u32,
+    /// Requests and sessions that wait for a server or for their connection to it.
+    pub max_pending: u32,
+    /// HTTP requests under way.
+    pub max_requests: u32,
+    /// Retries under way, beside the retry budget.
+    pub max_retries: u32,
+    /// When errors open it; `None`: never.
+    pub errors: Option<Limits>,
 }
 
 /// Retries in flight may be at most `percent` of active requests, and `min` at least are always allowed.

@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::template::Template;
 
-use super::{AccessLog, Admission};
+use super::{AccessLog, Admission, RoleRule};
 
 /// `[site.NAME]`: nginx's `server` block.
 #[derive(Debug, Clone)]
@@ -120,6 +120,8 @@ pub enum Action {
         pool: Arc<str>,
         /// `strip_prefix` / `replace_path`.
         rewrite: Option<PathRewrite>,
+        /// Only some of its servers; `None`: any.
+        roles: Option<RoleRule>,
     },
     /// `redirect = { status, location }`.
     Redirect {

@@ -35,6 +35,9 @@ table! {
         panic_threshold: OrOff<Percent> = "off",
         /// Errors in a row leave a server out for a while. "off": max_fails alone, where `[defaults.pool]` has it.
         ejection: OrOff<RawEjection> = "off",
+        /// Bounds on the pool as a whole; and errors that make it be left alone for a while. "off": none, where
+        /// `[defaults.pool]` has one.
+        circuit_breaker: OrOff<RawCircuitBreaker> = "off",
         /// Idle connections kept per worker; 0: none.
         keepalive: Int<0, 1_000_000> = 32,
         /// How long a connection may be idle; less than what the servers allow.
@@ -97,6 +100,31 @@ table! {
         max_ejection_time: Period = "300s",
         /// Share of the servers that may be left out at a time; one always may, but never the last.
         max_ejected: Percent = "10%",
+    }
+}
+
+table! {
+    /// `[pool.NAME.circuit_breaker]`: bounds on the pool as a whole, over all workers; above, 503
+    struct RawCircuitBreaker {
+        /// Connections to servers in use at a time: requests, tunnels and TCP sessions. Idle ones do not count. 0: no limit.
+        max_connections: Int<0, 10_000_000> = 0,
+        /// Requests and sessions at a time that wait in the queue or for their connection to a server. 0: no limit.
+        max_pending: Int<0, 10_000_000> = 0,
+        /// HTTP requests at a time that servers work on. 0: no limit.
+        max_requests: Int<0, 10_000_000> = 0,
+        /// Retries at a time; the smaller of this and the retry budget counts. 0: only that counts.
+        max_retries: Int<0, 1_000_000> = 0,
+        /// Such a part of the tries, such as "50%", that got 500 to 599 or no answer opens the circuit: requests get 503
+        /// at once, or go to the fallback pool.
+        error_rate: OrOff<Percent> = "off",
+        /// Over how long the tries are counted.
+        window: Period = "10s",
+        /// Fewer tries in the window never open it.
+        min_requests: Int<1, 10_000_000> = 20,
+        /// How long it is open before trials pass.
+        open_time: Period = "10s",
+        /// Trials that pass then: it closes when all of them are good, and opens again with the first that is not.
+        half_open_requests: Int<1, 1_000_000> = 3,
     }
 }
 

@@ -18,7 +18,7 @@ table! {
 
 table! {
     /// `[[site.NAME.route]]`
-    struct RawRoute with settings: RawSettings, admission: RawAdmission {
+    struct RawRoute with settings: RawSettings, admission: RawAdmission, roles: RawRoles {
         /// For logs and status. Default: the path as written.
         name: String,
         /// A prefix that ends at a border of segments: "/api" takes /api and /api/x, not /apix. The path is compared
@@ -60,13 +60,26 @@ table! {
 table! {
     /// `mirror` of a route
     struct RawMirror {
-        /// The pool that gets the copies. Its fallback_pool does not.
+        /// The pool that gets the copies; or its fallback_pool, by the same rules as for requests.
         pool: String,
         /// Of so many requests, "1%" to "100%". Never of one with an Upgrade, or with a body that streams: see
         /// request_buffering.
         share: Percent = "100%",
         /// Copies on their way at a time, over all workers; of a request beyond that none is made.
         max_in_flight: Int<1, 1_000_000> = 100,
+    }
+}
+
+table! {
+    /// Keys of routes and listeners with a `pool`: which of its servers
+    struct RawRoles {
+        /// Only servers that are this: "primary", "replica" or "any". The pool's checks must be of a kind that knows.
+        role: WantedRole = "any",
+        /// Servers of this role when none of `role` can be used, such as "primary" for reads.
+        fallback_role: WantedRole,
+        /// With role = "primary": "close" cuts the sessions and requests on a server that is the primary no more, since
+        /// they may be writes; "keep": they go on.
+        on_role_loss: OnRoleLoss = "close",
     }
 }
 

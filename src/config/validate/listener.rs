@@ -4,15 +4,11 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::admission;
-use super::check::KNOW_ROLES;
-use super::{Context, check_name};
+use super::{Context, admission, check_name, role};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
-use crate::config::model::{Fallback, HttpListener, Listener, Protocol, TcpListener};
-use crate::config::raw::{RawHttpListener, RawListener, RawPool, RawTcpListener};
-use crate::config::words::{OnRoleLoss, WantedRole};
-use crate::health::Role;
+use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
+use crate::config::raw::{RawHttpListener, RawListener};
 
 /// How long a TCP session may be silent before the kernel asks whether the client is there: a lost one would otherwise
 /// hold a connection to a server for the whole `idle_timeout`.
@@ -37,8 +33,11 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         Protocol::Tcp => {
             let pool = raw.pool.required("pool", raw.place, cx.problems);
             let found = pool.and_then(|pool| cx.pool(pool));
-            let pool = pool.filter(|_| found.is_some());
-            found.and_then(|found| tcp(&raw.tcp, pool?, found, cx))
+            pool.zip(found).map(|(pool, found)| TcpListener {
+                pool: pool.as_str().into(),
+                idle_timeout: raw.tcp.idle_timeout.get(),
+                roles: role::roles(&raw.roles, pool, found, cx),
+            })
         }
     };
     let top = cx.top_log();
@@ -58,41 +57,6 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         http: http(&raw.http, cx),
         tcp,
     })
-}
-
-fn tcp(raw: &RawTcpListener, name: &At<String>, pool: &RawPool, cx: &mut Context<'_>) -> Option<TcpListener> {
-    let role = match *raw.role {
-        WantedRole::Any => None,
-        WantedRole::Only(role) => Some(role),
-    };
-    let knows = pool.health_check.0.as_ref().is_some_and(|check| check.r#type.knows_roles());
-    if role.is_some() && !knows {
-        let message = format!("the checks of pool \"{}\" know no roles", **name);
-        cx.problems.error(raw.role.place, message).help(KNOW_ROLES);
-    }
-    let fallback = match raw.fallback_role.get() {
-        None => Fallback::None,
-        Some(to) => {
-            if role.is_none() {
-                cx.problems.error(to.key, "`fallback_role` needs `role`");
-            }
-            if role == Some(Role::Primary) && **to == WantedRole::Any {
-                cx.problems
-                    .error(to.place, "two servers that say they are the primary would both be used")
-                    .help("\"replica\" for reads while there is no primary; or no `fallback_role`");
-            }
-            Fallback::To(match **to {
-                WantedRole::Any => None,
-                WantedRole::Only(role) => Some(role),
-            })
-        }
-    };
-    if raw.on_role_loss.given && role != Some(Role::Primary) {
-        cx.problems.error(raw.on_role_loss.key, "`on_role_loss` needs role = \"primary\"");
-    }
-    let ends_with_role = role == Some(Role::Primary) && *raw.on_role_loss == OnRoleLoss::Close;
-    let idle_timeout = raw.idle_timeout.get();
-    Some(TcpListener { pool: name.as_str().into(), idle_timeout, role, fallback, ends_with_role })
 }
 
 fn http(raw: &RawHttpListener, cx: &mut Context<'_>) -> HttpListener {
@@ -123,6 +87,14 @@ fn foreign_keys(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) {
     };
     for (key, place) in given {
         cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener speaks {ours}"));
+    }
+    if protocol == Protocol::Http {
+        // With a pool of its own they are in a route by now.
+        for (key, place) in raw.roles.given() {
+            cx.problems
+                .error(place, format!("`{key}` needs `pool`: this listener has none of its own"))
+                .help("write it in the routes that are to have it");
+        }
     }
 }
 

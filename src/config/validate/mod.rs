@@ -9,6 +9,7 @@ mod global;
 mod listener;
 mod log;
 mod pool;
+mod role;
 mod route;
 mod settings;
 mod sick;

@@ -35,6 +35,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         fallback: sick::fallback(name, raw, cx),
         panic_threshold: raw.panic_threshold.0.as_ref().map(|percent| percent.0),
         ejection: sick::ejection(raw, cx),
+        circuit_breaker: sick::circuit_breaker(raw, cx),
         keepalive: raw.keepalive.0 as usize,
         keepalive_timeout: raw.keepalive_timeout.get(),
         keepalive_requests: raw.keepalive_requests.0,

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use super::admission::admission;
 use super::log::Log;
 use super::settings::{self, policy};
-use super::{Context, is_field_value, is_token};
+use super::{Context, is_field_value, is_token, role};
 use crate::config::decode::{At, Field, Keys};
 use crate::config::document::Place;
-use crate::config::model::{Action, HeaderMatch, Mirror, PathMatch, PathRewrite, Policy, Retry, Route, ValueMatch};
+use crate::config::model::{
+    Action, HeaderMatch, Mirror, PathMatch, PathRewrite, Policy, Retry, RoleRule, Route, ValueMatch,
+};
 use crate::config::raw::{RawRoute, RawSite};
 use crate::config::words::HeaderCondition;
 use crate::template::Scope;
@@ -29,7 +31,8 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
     let methods = methods(raw, cx);
     let headers = raw.headers.iter().filter_map(|(name, condition)| header(name, condition, cx)).collect();
     let pool = raw.pool.get().and_then(|name| cx.pool(name));
-    let action = action(raw, path.as_ref(), cx);
+    let roles = raw.pool.get().zip(pool).and_then(|(name, pool)| role::roles(&raw.roles, name, pool, cx));
+    let action = action(raw, path.as_ref(), roles, cx);
     let access_log = cx.log_within(&raw.access_log, outer);
     let levels = [Some(&raw.settings), Some(&of.settings), pool.map(|pool| &pool.settings)];
     let policy = policy(&levels.into_iter().flatten().collect::<Vec<_>>(), access_log, cx);
@@ -176,7 +179,12 @@ fn header(name: &str, condition: &At<HeaderCondition>, cx: &mut Context<'_>) -> 
     Some(HeaderMatch { name: name.to_ascii_lowercase().into(), value })
 }
 
-fn action(raw: &At<RawRoute>, path: Option<&PathMatch>, cx: &mut Context<'_>) -> Option<Action> {
+fn action(
+    raw: &At<RawRoute>,
+    path: Option<&PathMatch>,
+    roles: Option<RoleRule>,
+    cx: &mut Context<'_>,
+) -> Option<Action> {
     let close = raw.close.then_some(raw.close.key);
     let given =
         [("pool", raw.pool.key()), ("redirect", raw.redirect.key()), ("respond", raw.respond.key()), ("close", close)];
@@ -199,7 +207,7 @@ fn action(raw: &At<RawRoute>, path: Option<&PathMatch>, cx: &mut Context<'_>) ->
     }
     let rewrite = rewrite(raw, path, cx);
     if let Some(pool) = raw.pool.get() {
-        return Some(Action::Pool { pool: pool.as_str().into(), rewrite });
+        return Some(Action::Pool { pool: pool.as_str().into(), rewrite, roles });
     }
     note_useless(raw, cx);
     if let Some(redirect) = raw.redirect.get() {
@@ -234,6 +242,9 @@ fn note_useless(raw: &RawRoute, cx: &mut Context<'_>) {
         return;
     }
     const USEFUL: [&str; 4] = ["response_headers", "max_body_size", "error_pages", "request_id"];
+    for (key, place) in raw.roles.given() {
+        cx.problems.error(place, format!("`{key}` needs `pool`: nothing is forwarded"));
+    }
     for (key, place) in raw.settings.given().into_iter().filter(|(key, _)| !USEFUL.contains(key)) {
         cx.problems.warning(place, format!("`{key}` does nothing here: the route has no pool"));
     }

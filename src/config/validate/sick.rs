@@ -1,11 +1,13 @@
-//! What a pool does about servers that are sick: slow start, ejection.
+//! What a pool does about servers that are sick: slow start, ejection, circuit breaker.
 
 use std::sync::Arc;
 
 use super::Context;
-use crate::config::model::Ejection;
+use crate::config::decode::Keys;
+use crate::config::model::{CircuitBreaker, Ejection};
 use crate::config::raw::RawPool;
 use crate::config::words::AlgorithmName;
+use crate::health::breaker::Limits;
 
 /// Warns of a slow start that has no effect.
 pub(super) fn slow_start(raw: &RawPool, cx: &mut Context<'_>) {
@@ -69,4 +71,27 @@ pub(super) fn ejection(raw: &RawPool, cx: &mut Context<'_>) -> Option<Ejection> 
         max_ejection_time: max,
         max_ejected: raw.max_ejected.0,
     })
+}
+
+pub(super) fn circuit_breaker(raw: &RawPool, cx: &mut Context<'_>) -> Option<CircuitBreaker> {
+    let at = &raw.circuit_breaker;
+    let raw = at.0.as_ref()?;
+    let (window, open_time) = (raw.window.get(), raw.open_time.get());
+    let (min_requests, trials) = (raw.min_requests.0, raw.half_open_requests.0);
+    let errors = raw.error_rate.0.as_ref();
+    let errors = errors.map(|percent| Limits::new(percent.0, window, min_requests, open_time, trials));
+    let bounds = [raw.max_connections.0, raw.max_pending.0, raw.max_requests.0, raw.max_retries.0];
+    if errors.is_none() {
+        const OF_ERRORS: [&str; 4] = ["window", "min_requests", "open_time", "half_open_requests"];
+        for (key, place) in raw.given().into_iter().filter(|(key, _)| OF_ERRORS.contains(key)) {
+            cx.problems.error(place, format!("`{key}` needs `error_rate`")).help("such as error_rate = \"50%\"");
+        }
+        if bounds == [0; 4] {
+            cx.problems
+                .error(at.place, "this bounds nothing, and nothing opens it")
+                .help("give it `error_rate` or one of the limits; or circuit_breaker = \"off\"");
+        }
+    }
+    let [max_connections, max_pending, max_requests, max_retries] = bounds;
+    Some(CircuitBreaker { max_connections, max_pending, max_requests, max_retries, errors })
 }

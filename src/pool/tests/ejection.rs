@@ -28,7 +28,7 @@ impl Worker {
 fn returned(pool: &Pool, now: Millis) -> Vec<String> {
     let told = |news| match news {
         News::Returned(server) => server.name.to_string(),
-        News::Panic { .. } => unreachable!("there is no threshold"),
+        News::Panic { .. } | News::Circuit(_) => unreachable!("there is neither threshold nor circuit"),
     };
     pool.watch(now).into_iter().map(told).collect()
 }

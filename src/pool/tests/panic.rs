@@ -15,7 +15,7 @@ fn judge(pool: &Pool, name: &str, verdict: Verdict) {
 fn news(pool: &Pool, now: Millis) -> Vec<(bool, usize, usize)> {
     let told = |news| match news {
         News::Panic { on, well, all } => (on, well, all),
-        News::Returned(_) => unreachable!("nothing is ejected"),
+        News::Returned(_) | News::Circuit(_) => unreachable!("nothing is ejected, and there is no circuit"),
     };
     pool.watch(now).into_iter().map(told).collect()
 }

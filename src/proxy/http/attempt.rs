@@ -15,7 +15,7 @@ use crate::net::buffer::{Buffer, SMALL};
 use crate::net::connect::{Target, connect};
 use crate::net::transport::Closed;
 use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, Pool};
+use crate::pool::{Lease, Overflow, Pool};
 use crate::proxy::http::exchange::{Exchange, Refusal, gone};
 use crate::proxy::http::failure::{Failure, connect_failure};
 use crate::proxy::http::forward::{Stream, Tries, body_refusal};
@@ -157,6 +157,7 @@ pub(super) async fn checkout<C: Transport>(
         note_port(ex, &conn.sock);
         return Ok(conn);
     }
+    let _pending = pool.wait_for_connection().map_err(|Overflow| Failure::Overflow)?;
     let target = Target {
         address: server.address,
         source: next_source(&pool.config.source_addresses, server.address.is_ipv4(), &local.source),
@@ -194,6 +195,7 @@ enum Event {
     Bytes(Buffer),
     ServerClosed,
     TimedOut(Waits),
+    RoleLost,
     ClientGone,
     ClientBody(PumpError),
     Nudge,
@@ -224,7 +226,12 @@ pub(super) async fn exchange_head<C: Transport>(
     loop {
         let request = ex.buf.bytes();
         let (head, body) = (&ex.scratch.out[..], &request[ex.scratch.request.len..][..ex.held_body]);
+        let facts = &ex.facts;
         let event = poll_fn(|cx| {
+            // Before anything else: a former primary gets nothing more, and what it says counts no more.
+            if facts.has_lost(lease.server()) {
+                return Poll::Ready(Event::RoleLost);
+            }
             let sent = match poll_sending(cx, &mut sending, head, body, &conn.io, &server.sock) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
@@ -271,6 +278,10 @@ pub(super) async fn exchange_head<C: Transport>(
         let mut buf = match event {
             Event::Bytes(buf) => buf,
             Event::ServerClosed => return Err(Failure::Reset { written: written(&sending, total) }),
+            Event::RoleLost => {
+                server.sock.set_abort();
+                return Err(Failure::RoleLost { written: written(&sending, total) });
+            }
             Event::ClientGone => return Err(Failure::Client(gone())),
             Event::ClientBody(e) => return Err(Failure::Client(body_refusal(e))),
             Event::TimedOut(Waits::Source) => {
@@ -453,6 +464,10 @@ pub(super) async fn relay_body<C: Transport>(
             }
             if conn.has_ended(lease.server()) || ex.generation < conn.worker.shared.oldest.load(Ordering::Relaxed) {
                 return Poll::Ready(Err(Reason::DrainTimeout));
+            }
+            if ex.facts.has_lost(lease.server()) {
+                server.set_abort();
+                return Poll::Ready(Err(Reason::RoleLost));
             }
             let now = conn.worker.now();
             let silent = !uploading && pump.waits_for() == Waits::Source;

@@ -14,7 +14,7 @@ use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
 use crate::proxy::errors::{FailedExchange, masked, readable};
 use crate::proxy::http::facts::{Facts, RequestId};
-use crate::proxy::http::forward::Tunnel;
+use crate::proxy::http::forward::{Tunnel, Way};
 use crate::proxy::http::headers;
 use crate::proxy::http::mirror::Copying;
 use crate::proxy::http::respond::{self, Local, NO_EDITS};
@@ -45,7 +45,7 @@ pub(super) struct Exchange<'c, C: Transport> {
     pub(super) generation: u64,
     /// What it has in flight under limits, until it ends.
     pub(super) seats: Vec<Seat>,
-    place: Place,
+    pub(super) place: Place,
 }
 
 /// Where a request went, for the log.
@@ -164,19 +164,19 @@ impl<'c, C: Transport> Exchange<'c, C> {
         {
             return Then::Done(self.refuse(refusal, &route.policy.error_pages).await);
         }
-        let pool = hit.pool.map(|index| snapshot.pool_for(index, None, self.conn.worker.now()));
+        let mut pool = None;
         let then = match &route.action {
-            Action::Pool { rewrite, .. } => {
-                let Some(index) = pool else {
+            Action::Pool { rewrite, roles, .. } => {
+                let Some(index) = hit.pool else {
                     return Then::Done(Next::Close);
                 };
-                let (pool, local) = (&snapshot.pools[index], &view.pools[index]);
-                if self.log.is_some() {
-                    self.place.pool = Some(Arc::clone(&pool.config.name));
-                }
+                let mut taker = index;
                 let copying = hit.mirror.zip(route.mirror.as_ref());
                 let copying = copying.map(|(pool, mirror)| Copying { view, route, mirror, pool });
-                match self.forward(&route.policy, rewrite.as_ref(), pool, local, copying).await {
+                let way = Way { policy: &route.policy, rewrite: rewrite.as_ref(), roles: *roles };
+                let forwarded = self.forward(way, view, &mut taker, copying).await;
+                pool = Some(taker);
+                match forwarded {
                     Ok(then) => then,
                     Err(refusal) => Then::Done(self.refuse(refusal, &route.policy.error_pages).await),
                 }

@@ -3,6 +3,7 @@
 use std::cell::OnceCell;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::pool::Server;
 use crate::telemetry::reason::Reason;
 
 /// Numbers and addresses of one exchange.
@@ -40,6 +41,8 @@ pub(super) struct Facts {
     pub(super) reason: Option<Reason>,
     /// Microseconds in the pool's queue.
     pub(super) queued: Option<u64>,
+    /// How often the server had ceased to be the primary when it was picked; `None`: nothing ends when it does.
+    pub(super) losses: Option<u32>,
     /// Seconds that the client is told to wait; 0: it is told nothing.
     pub(super) retry_after: u32,
     /// Local port of the connection to the server.
@@ -49,6 +52,11 @@ pub(super) struct Facts {
 }
 
 impl Facts {
+    /// Whether what runs over `server` is to be cut, for it is the primary no more. One branch without a role.
+    pub(super) fn has_lost(&self, server: &Server) -> bool {
+        self.losses.is_some_and(|losses| server.role_losses() != losses)
+    }
+
     /// What times are counted from: the request's start when that is known, else the first pick of a server.
     pub(super) fn since(&self) -> u64 {
         if self.start == 0 { self.picked } else { self.start }

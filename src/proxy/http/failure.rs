@@ -22,12 +22,19 @@ pub(super) enum Failure {
         /// The kernel took some of the request.
         written: bool,
     },
+    /// As many wait for a connection as the pool's circuit breaker allows.
+    Overflow,
     /// `read_timeout` before a response head.
     ReadTimeout,
     /// `send_timeout` while sending the request.
     SendTimeout,
     /// The response head is not HTTP, or too long.
     BadHead,
+    /// The server was the primary and is not any more.
+    RoleLost {
+        /// The kernel took some of the request.
+        written: bool,
+    },
     /// A status of `retry_on`; the next try has been started.
     Status(u16),
     /// The client's doing.
@@ -40,7 +47,7 @@ impl Failure {
     pub(super) fn counts(&self, on: &RetryOn) -> bool {
         match self {
             Self::Status(status) => !matches!(status, 403 | 404),
-            Self::Client(_) | Self::Local(_) => false,
+            Self::Client(_) | Self::Local(_) | Self::Overflow | Self::RoleLost { .. } => false,
             _ => self.listed(on),
         }
     }
@@ -49,7 +56,7 @@ impl Failure {
     pub(super) fn outcome(&self) -> Option<Outcome> {
         match self {
             Self::Status(status) => Some(Outcome::of_status(*status)),
-            Self::Local(_) | Self::Client(_) => None,
+            Self::Local(_) | Self::Client(_) | Self::Overflow | Self::RoleLost { .. } => None,
             Self::Connect(_) | Self::Reset { .. } | Self::ReadTimeout | Self::SendTimeout | Self::BadHead => {
                 Some(Outcome::GatewayError)
             }
@@ -59,18 +66,20 @@ impl Failure {
     fn listed(&self, on: &RetryOn) -> bool {
         match self {
             Self::Connect(_) => on.connect,
-            Self::Reset { .. } => on.reset,
+            // To the client it is a connection that broke.
+            Self::Reset { .. } | Self::RoleLost { .. } => on.reset,
             Self::ReadTimeout | Self::SendTimeout => on.timeout,
             Self::BadHead => on.invalid_header,
             Self::Status(status) => on.statuses.contains(status),
-            Self::Local(_) | Self::Client(_) => false,
+            Self::Local(_) | Self::Client(_) | Self::Overflow => false,
         }
     }
 
     /// Whether the request may go to another server: the condition is listed, and it cannot have been carried out, or
     /// carrying it out twice does no harm.
     pub(super) fn may_retry(&self, on: &RetryOn, idempotent: bool) -> bool {
-        let unsent = matches!(self, Self::Connect(_) | Self::Reset { written: false });
+        let unsent =
+            matches!(self, Self::Connect(_) | Self::Reset { written: false } | Self::RoleLost { written: false });
         self.listed(on) && (unsent || idempotent)
     }
 
@@ -81,6 +90,8 @@ impl Failure {
             Self::Connect(reason @ Reason::ConnectTimeout) => of(504, *reason),
             Self::Connect(reason) | Self::Local(reason) => of(502, *reason),
             Self::Reset { .. } => of(502, Reason::ResetBeforeHead),
+            Self::RoleLost { .. } => of(503, Reason::RoleLost),
+            Self::Overflow => of(503, Reason::Overflow),
             Self::ReadTimeout => of(504, Reason::ReadTimeout),
             Self::SendTimeout => of(504, Reason::SendTimeout),
             Self::BadHead => of(502, Reason::BadHead),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::config::model::{Algorithm, PathRewrite, Policy, Retry};
+use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, RoleRule};
 use crate::http1::{Body, Chunked, TargetForm, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
-use crate::pool::{Lease, Outcome, PickInput, Pool, RetryPermit, Tried};
+use crate::pool::{CircuitOpen, Lease, Outcome, Overflow, Pass, PickInput, Pool, RetryPermit, Tried, Use, Wanted};
 use crate::proxy::http::Next;
 use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
@@ -19,9 +19,17 @@ use crate::proxy::http::mirror::Copying;
 use crate::proxy::http::scratch::Try;
 use crate::proxy::pump::{Framing, Pump, PumpError, Recode};
 use crate::proxy::tunnel::tunnel;
-use crate::proxy::worker::PoolLocal;
+use crate::proxy::worker::{PoolLocal, View};
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
+
+/// How a route's requests go to its pool.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Way<'r> {
+    pub(super) policy: &'r Policy,
+    pub(super) rewrite: Option<&'r PathRewrite>,
+    pub(super) roles: Option<RoleRule>,
+}
 
 /// A connection that has stopped being HTTP.
 pub(super) struct Tunnel {
@@ -32,21 +40,29 @@ pub(super) struct Tunnel {
 }
 
 impl<C: Transport> Exchange<'_, C> {
+    /// `index`: the route's pool; then the one that takes it, which may be a fallback.
     pub(super) async fn forward(
         &mut self,
-        policy: &Policy,
-        rewrite: Option<&PathRewrite>,
-        pool: &Pool,
-        local: &PoolLocal,
+        way: Way<'_>,
+        view: &View,
+        index: &mut usize,
         copying: Option<Copying<'_>>,
     ) -> Result<Then, Refusal> {
+        let Way { policy, rewrite, roles } = way;
         let mut stream = self.take_body(policy).await?;
         if let Some(to) = copying {
             self.copy(&to, stream.is_some());
         }
+        let admitted = view.snapshot.admit(*index, roles.map(Wanted::from), self.conn.worker.now());
+        let (at, mut pass) = admitted.map_err(|open| self.circuit_open(open))?;
+        *index = at;
+        let (pool, local) = (&view.snapshot.pools[at], &view.pools[at]);
+        if self.log.is_some() {
+            self.place.pool = Some(Arc::clone(&pool.config.name));
+        }
         self.build_head(policy, rewrite, pool);
         let idempotent = policy.retry.non_idempotent || self.scratch.request.method.is_idempotent();
-        let mut tries = Tries::new(pool, &policy.retry, self.conn.worker.now());
+        let mut tries = Tries::new(pool, &policy.retry, roles, self.conn.worker.now());
         let mut last: Option<Refusal> = None;
         self.scratch.text.clear();
         if let Algorithm::Hash { key, .. } = &pool.config.algorithm {
@@ -55,7 +71,7 @@ impl<C: Transport> Exchange<'_, C> {
             self.scratch.text = text;
         }
         loop {
-            let lease = match self.pick(pool, local, &mut tries.tried).await {
+            let lease = match self.pick(pool, local, &mut tries.tried, pass.take()).await {
                 Ok(lease) => lease,
                 Err(refusal) => return Err(last.unwrap_or(refusal)),
             };
@@ -86,6 +102,12 @@ impl<C: Transport> Exchange<'_, C> {
             if !goes_on {
                 return Err(refusal);
             }
+            pass = match (pool.admit(now), &failure) {
+                (Ok(pass), _) => pass,
+                // The response is gone with its connection.
+                (Err(open), Failure::Status(_)) => return Err(self.circuit_open(open)),
+                (Err(_), _) => return Err(refusal),
+            };
             last = Some(refusal);
         }
     }
@@ -234,11 +256,24 @@ impl<C: Transport> Exchange<'_, C> {
         }
     }
 
-    async fn pick(&mut self, pool: &Pool, local: &PoolLocal, tried: &mut Tried) -> Result<Lease, Refusal> {
+    fn circuit_open(&mut self, open: CircuitOpen) -> Refusal {
+        self.facts.retry_after = open.retry_after();
+        Refusal { status: 503, reason: Some(Reason::CircuitOpen), close: false }
+    }
+
+    async fn pick(
+        &mut self,
+        pool: &Pool,
+        local: &PoolLocal,
+        tried: &mut Tried,
+        pass: Option<Pass>,
+    ) -> Result<Lease, Refusal> {
         let input = PickInput { client: self.facts.client, key: &self.scratch.text };
         let picked = self.conn.worker.pick(pool, local, &input, tried, &mut self.facts.queued).await;
-        picked.map_err(|reason| {
-            let status = if matches!(reason, Reason::QueueFull | Reason::QueueTimeout) { 503 } else { 502 };
+        let lease =
+            picked.and_then(|lease| pool.occupy(lease, pass, Use::Request).map_err(|Overflow| Reason::Overflow));
+        lease.map_err(|reason| {
+            let status = if reason == Reason::NoServer { 502 } else { 503 };
             Refusal { status, reason: Some(reason), close: false }
         })
     }
@@ -262,6 +297,13 @@ impl<C: Transport> Exchange<'_, C> {
         self.facts.tried = clock::now_micros();
         if self.facts.picked == 0 {
             self.facts.picked = self.facts.tried;
+        }
+        if let Some(roles) = tries.roles {
+            // Read when it was the primary; what is lost while the connection is made is lost too.
+            self.facts.losses = roles.ends_with_role.then(|| lease.server().role_losses());
+            if Wanted::from(roles).is_lost_by(lease.server()) {
+                return Err(Failure::RoleLost { written: false });
+            }
         }
         let mut may_reuse = true;
         loop {
@@ -357,7 +399,8 @@ impl<C: Transport> Exchange<'_, C> {
             self.note_try(&lease, status, Some(reason).filter(|reason| !reason.is_of_client()));
         }
         let clean = relayed.is_ok() && pump.source_done() && sent_all && !pump.has_rest();
-        if clean && self.scratch.response.keep_alive {
+        if clean && self.scratch.response.keep_alive && !self.facts.has_lost(lease.server()) {
+            attempt.conn.losses = self.facts.losses;
             local.idle.borrow_mut().put(attempt.conn, &pool.config, conn.worker.now());
         }
         // Others may have the server while a slow client takes the rest.
@@ -420,7 +463,7 @@ impl<C: Transport> Exchange<'_, C> {
         }
     }
 
-    fn start_tunnel(&mut self, mut attempt: Attempt, lease: Lease, policy: &Policy) -> Then {
+    fn start_tunnel(&mut self, mut attempt: Attempt, mut lease: Lease, policy: &Policy) -> Then {
         let conn = self.conn;
         let mut out = std::mem::take(&mut self.scratch.out);
         out.clear();
@@ -440,6 +483,7 @@ impl<C: Transport> Exchange<'_, C> {
         };
         down.send_first(&out);
         self.scratch.out = out;
+        lease.end_request();
         attempt.lease = Some(lease);
         Then::Tunnel(Box::new(Tunnel { attempt, up, down, idle: policy.tunnel_timeout }))
     }
@@ -448,7 +492,14 @@ impl<C: Transport> Exchange<'_, C> {
         let conn = self.conn;
         let now = || conn.worker.now();
         let server = t.attempt.lease.as_ref().map(Lease::server);
-        let cut = || server.filter(|server| conn.has_ended(server)).map(|_| Reason::DrainTimeout);
+        let facts = &self.facts;
+        let cut = || {
+            let server = server?;
+            if conn.has_ended(server) {
+                return Some(Reason::DrainTimeout);
+            }
+            facts.has_lost(server).then_some(Reason::RoleLost)
+        };
         let end = tunnel(&conn.io, &t.attempt.conn.sock, t.up, t.down, &conn.timer, t.idle, now, cut).await;
         self.facts.sent += end.to_client;
         self.facts.body_sent += end.to_client;
@@ -464,6 +515,7 @@ impl<C: Transport> Exchange<'_, C> {
 pub(super) struct Tries<'p> {
     pool: &'p Pool,
     retry: &'p Retry,
+    roles: Option<RoleRule>,
     tried: Tried,
     left: u32,
     since: Millis,
@@ -471,14 +523,16 @@ pub(super) struct Tries<'p> {
 }
 
 impl<'p> Tries<'p> {
-    fn new(pool: &'p Pool, retry: &'p Retry, now: Millis) -> Self {
-        Self { pool, retry, tried: Tried::default(), left: retry.retries, since: now, permit: None }
+    fn new(pool: &'p Pool, retry: &'p Retry, roles: Option<RoleRule>, now: Millis) -> Self {
+        let tried = Tried::wanting(roles.map(Wanted::from));
+        Self { pool, retry, roles, tried, left: retry.retries, since: now, permit: None }
     }
 
     /// Starts the next try if number, time, servers and the retry budget allow one.
     pub(super) fn start_next(&mut self, now: Millis) -> bool {
         let in_time = self.retry.timeout.is_none_or(|t| self.since.after(t) > now);
-        if self.left == 0 || !in_time || !self.pool.has_untried(&self.tried, now) {
+        if self.left == 0 || !in_time || !self.pool.has_untried(&self.tried, now) || self.pool.would_admit(now).is_err()
+        {
             return false;
         }
         self.permit = None;

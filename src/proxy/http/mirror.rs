@@ -15,6 +15,7 @@ use crate::net::transport::Closed;
 use crate::net::{Sock, Transport};
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::facts::Facts;
+use crate::proxy::http::forward::Way;
 use crate::proxy::http::{Arrival, Conn, Outcome};
 use crate::proxy::worker::View;
 
@@ -71,9 +72,10 @@ impl Conn<Nowhere> {
         let Ok(Arrival { scratch, buf, outcome: Outcome::Request }) = self.parse(buf) else { return };
         let Some(mirror) = &route.mirror else { return };
         let mut exchange = Exchange::new(self, scratch, buf, facts);
-        let (pool, local) = (&view.snapshot.pools[pool], &view.pools[pool]);
+        let way = Way { policy: &mirror.policy, rewrite: rewrite(route), roles: None };
+        let mut taker = pool;
         // Nobody is told how it went; the servers' own counts say it.
-        let _ = exchange.forward(&mirror.policy, rewrite(route), pool, local, None).await;
+        let _ = exchange.forward(way, view, &mut taker, None).await;
         self.worker.scratch.put(exchange.scratch);
     }
 }

@@ -265,6 +265,7 @@ impl<C: Transport> Conn<C> {
             upstream_received: 0,
             reason: None,
             queued: None,
+            losses: None,
             retry_after: 0,
             upstream_port: None,
             id: OnceCell::new(),
