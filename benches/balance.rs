@@ -112,6 +112,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         retry_budget: RetryBudget { percent: 20, min: 3 },
         fallback: None,
         panic_threshold: None,
+        sticky: None,
         ejection: None,
         circuit_breaker: None,
         health_check,

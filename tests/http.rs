@@ -17,6 +17,7 @@ mod http {
     mod routing;
     mod servers;
     mod sick;
+    mod sticky;
     mod upgrade;
 
     use crate::support::origin::Origin;

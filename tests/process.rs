@@ -12,6 +12,8 @@ mod reload;
 mod roles;
 #[path = "process/status.rs"]
 mod status;
+#[path = "process/sticky.rs"]
+mod sticky;
 #[path = "process/supervised.rs"]
 mod supervised;
 mod support;

@@ -144,6 +144,15 @@ fn describe_pool(out: &mut String, pool: &Value) {
         pool["total"],
         pool["in_flight"]
     );
+    if let Some(sticky) = pool["sticky"].as_str() {
+        let entries = pool["sticky_entries"].as_u64().filter(|_| sticky != "cookie");
+        let entries = entries.map_or(String::new(), |entries| format!(", {entries} clients remembered"));
+        let _ = writeln!(
+            out,
+            "  sticky by {sticky}: {} came to their server, {} could not{entries}",
+            pool["sticky_followed"], pool["sticky_missed"]
+        );
+    }
     if let Some(fallback) = pool["fallback"].as_str() {
         let open = matches!(pool["circuit"]["state"].as_str(), Some("open" | "half_open"));
         let why = if open { "its circuit is not closed" } else { "none of its servers is available" };
@@ -338,6 +347,9 @@ pub(super) fn explanation(answer: &Value) -> String {
     line("action", &answer["action"], answer["algorithm"].as_str().unwrap_or_default());
     if !answer["mirror"].is_null() {
         line("mirror", &answer["mirror"], "");
+    }
+    if let Some(sticky) = answer["sticky"].as_str() {
+        line("sticky", &Value::from(sticky), "");
     }
     if !answer["pool"].is_null() {
         let address = answer["server_address"].as_str().filter(|address| answer["server"] != **address);

@@ -15,8 +15,13 @@ impl Random {
 
     /// A number below `bound`, which is not 0. The bias of the modulo is below 2^-32 for bounds below 2^32.
     pub(super) fn below(&mut self, bound: u64) -> u64 {
+        self.any() % bound
+    }
+
+    /// Any number.
+    pub(super) fn any(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        mix(self.state) % bound
+        mix(self.state)
     }
 }
 
@@ -26,6 +31,12 @@ pub(super) fn mix(value: u64) -> u64 {
     x = (x ^ (x >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     x = (x ^ (x >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     x ^ (x >> 31)
+}
+
+/// A number for `bytes` that is the same on every box and in every version (FNV-1a, whose upper bits need the mixing).
+pub fn stable_hash(bytes: &[u8]) -> u64 {
+    let hash = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    mix(bytes.iter().fold(0xcbf2_9ce4_8422_2325, hash))
 }
 
 /// A number for `address` that is the same on every box and in every version.

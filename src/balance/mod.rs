@@ -36,6 +36,8 @@ use self::rendezvous::Rendezvous;
 use self::round_robin::Smooth;
 use self::weights::Weights;
 
+pub use self::mix::stable_hash;
+
 /// Lookups before a hashing algorithm falls back to round robin: one, and nginx's 20 further tries.
 const ATTEMPTS: usize = 21;
 
@@ -118,6 +120,11 @@ impl Balancer {
             Algorithm::Hash { consistent: Consistent::Rendezvous, .. } => Kind::Rendezvous(Rendezvous::build(nodes)),
             Algorithm::First => Kind::First,
         })
+    }
+
+    /// One that chooses by the key alone; an empty one: round robin.
+    pub fn rendezvous(nodes: &[Node]) -> Self {
+        Self(Kind::Rendezvous(Rendezvous::build(nodes)))
     }
 
     /// Picks an eligible server; `None` only when there is none. `state` was made from the same nodes.

@@ -7,7 +7,8 @@ use super::decode::{self, Decode, Field, Key, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
 use super::raw::{
-    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawRoles, RawTcpListener,
+    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawRoles, RawStickyCookie,
+    RawStickyLearned, RawTcpListener,
 };
 use super::{help, resolve};
 
@@ -181,6 +182,7 @@ pub(super) fn for_node(mut table: Table, name: &str, problems: &mut Problems) ->
             default.retain(|key, _| !foreign.contains(&key.as_str()));
             if kind == "pool" {
                 forget_foreign_check(&mut default, table);
+                forget_foreign_sticky(&mut default, table);
             }
             overlay(&mut default, std::mem::take(table));
             *table = default;
@@ -230,6 +232,23 @@ fn forget_foreign_check(default: &mut Table, pool: &Table) {
         let among = |keys: &[Key], key: &str| keys.iter().any(|foreign| foreign.name == key);
         check.retain(|key, _| is_http || !among(RawHttpCheck::KEYS, key));
         check.retain(|key, _| is_database && (is_postgres || key != "database") || !among(RawDatabaseCheck::KEYS, key));
+    }
+}
+
+/// Takes out of a default what only `sticky` of another type than the pool's has.
+fn forget_foreign_sticky(default: &mut Table, pool: &Table) {
+    fn sticky_type(pool: &Table) -> Option<&str> {
+        pool.get("sticky").and_then(Item::as_table)?.get("type").and_then(Item::as_str)
+    }
+    let kind = sticky_type(pool).or(sticky_type(default)).unwrap_or_default().to_owned();
+    if let Some(sticky) = default.get_mut("sticky").and_then(Item::as_table_mut) {
+        let among = |keys: &[Key], key: &str| keys.iter().any(|foreign| foreign.name == key);
+        sticky.retain(|key, _| match kind.as_str() {
+            "cookie" => !among(RawStickyLearned::KEYS, key),
+            "source" => !among(RawStickyCookie::KEYS, key) && key != "header",
+            "header" => !among(RawStickyCookie::KEYS, key) && key != "mask",
+            _ => true,
+        });
     }
 }
 

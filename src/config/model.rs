@@ -9,6 +9,7 @@ mod limit;
 mod overrides;
 mod pool;
 mod route;
+mod sticky;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -29,6 +30,7 @@ pub use route::{
     Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, Mirror, PathMatch, PathRewrite, Policy, Retry, RetryOn,
     Route, Site, ValueMatch,
 };
+pub use sticky::{Sticky, StickyCookie, StickyKey, StickyTable};
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,

@@ -6,6 +6,7 @@ mod check;
 mod limit;
 mod pool;
 mod route;
+mod sticky;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,8 +19,8 @@ use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
     AlgorithmName, CheckType, Delay, ErrorPage, Failback, HeaderCondition, HeaderValue, LogOverride, NameServer,
-    OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition, Server,
-    ServerText, Statuses, WantedRole, Workers,
+    OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition, SameSite,
+    Server, ServerText, Statuses, StickyType, WantedRole, Workers,
 };
 
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
@@ -28,6 +29,7 @@ pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{
     RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawSite,
 };
+pub(super) use sticky::{RawSticky, RawStickyCookie, RawStickyLearned};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;

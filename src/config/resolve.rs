@@ -42,6 +42,11 @@ pub(super) fn mark_secrets(table: &mut Table) {
     for (name, item) in table {
         let name = name.to_ascii_lowercase();
         mark(item, SENSITIVE.iter().any(|part| name.contains(part)));
+        // A name that is no secret, unlike what else is called so.
+        if let Some(cookie) = item.as_table_mut().filter(|_| name == "sticky").and_then(|table| table.get_mut("cookie"))
+        {
+            cookie.secret = false;
+        }
     }
 }
 
@@ -62,6 +67,11 @@ pub(super) fn resolve(table: &mut Table, outside: &Outside<'_>, problems: &mut P
     });
     tables_called(table, &["authentication", "health_check"], &mut |authentication| {
         if let Some(item) = authentication.get_mut("password") {
+            inline_secret(item, |text| text, outside, problems);
+        }
+    });
+    tables_called(table, &["sticky"], &mut |sticky| {
+        if let Some(item) = sticky.get_mut("secret") {
             inline_secret(item, |text| text, outside, problems);
         }
     });

@@ -1,6 +1,7 @@
 mod check;
 mod circuit;
 mod roles;
+mod sticky;
 mod vrrp;
 
 use std::collections::BTreeMap;
@@ -368,7 +369,8 @@ fn sites_and_routes_as_written() {
 #[test]
 fn pools_as_written() {
     let config = load_in(FULL, "lb1", Path::new("conf"), &[]).unwrap().config;
-    let [api, _, _, mysql, _, web] = &*config.pools else { panic!("six pools") };
+    let pool = |name: &str| config.pools.iter().find(|pool| &*pool.name == name).unwrap();
+    let (api, mysql, web) = (pool("api"), pool("mysql"), pool("web"));
     assert!(matches!(&api.algorithm, Algorithm::Hash { consistent: Consistent::Ketama, .. }));
     assert_eq!(api.servers.iter().map(|s| (&*s.name, s.backup, s.down)).collect::<Vec<_>>()[0], ("api1", false, false));
     assert!(api.servers[1].backup && api.servers[2].down);
@@ -481,8 +483,9 @@ fn the_reference_has_each_key_once() {
     let [read_timeout] = &*find("read_timeout") else { panic!("one row") };
     assert_eq!(read_timeout.tables, ["[site.NAME]", "[[site.NAME.route]]", "[pool.NAME]"]);
     assert_eq!((read_timeout.kind.as_str(), read_timeout.default), ("duration", Some("\"60s\"")));
-    let [weight, ..] = &*find("weight") else { panic!("a row") };
-    assert_eq!((&*weight.tables, weight.kind.as_str()), (&["[[pool.NAME.servers]]".to_owned()][..], "1 to 65535"));
+    let of_servers = |row: &&&KeyDoc| row.tables == ["[[pool.NAME.servers]]"];
+    let weights = find("weight");
+    assert_eq!(weights.iter().find(of_servers).unwrap().kind, "1 to 65535");
     let [address] = &*find("label") else { panic!("one row") };
     assert_eq!(address.tables, ["[[vrrp.NAME.virtual_addresses]]", "[[vrrp.NAME.excluded_addresses]]"]);
     assert_eq!(find("tcp_keepalive").len(), 2, "listeners and pools have different ones");

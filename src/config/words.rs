@@ -3,6 +3,7 @@
 mod check;
 mod limit;
 mod percent;
+mod sticky;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -17,6 +18,7 @@ use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedi
 pub(super) use check::{CheckType, Failback, OnRoleLoss, Primaries, Statuses, WantedRole};
 pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
+pub(super) use sticky::{SameSite, StickyType};
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };

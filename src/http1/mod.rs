@@ -17,6 +17,7 @@
 #![warn(clippy::indexing_slicing)]
 
 mod chunked;
+pub mod cookie;
 mod field;
 mod framing;
 pub mod path;

@@ -15,6 +15,9 @@
 //! 3. with `fail_open`, those of a tier in which failures have made every server unavailable, as if none had failed:
 //!    first of the servers, then of the backups. A backup that works is therefore preferred to a server that failed.
 //!
+//! A client that stays with its server (`sticky`) is given that one before any other that the same step would allow, backup or
+//! not, and also while the operator drains it.
+//!
 //! In panic (`panic_threshold`), the servers that are not backups come before all that, well or not.
 
 mod active;
@@ -33,6 +36,7 @@ mod report;
 mod select;
 mod server;
 mod slow_start;
+mod sticky;
 #[cfg(test)]
 mod tests;
 mod tried;
@@ -60,6 +64,7 @@ pub use self::panic::PanicReport;
 pub use self::report::{ServerCondition, ServerReport};
 pub use self::select::PickError;
 pub use self::server::{Failure, Lease, Server};
+pub use self::sticky::{Stick, StickyReport};
 pub use self::tried::{Tried, Wanted};
 
 use self::circuit::Circuit;
@@ -70,6 +75,7 @@ use self::panic::Panic;
 use self::passive::Limits;
 use self::queue::Queue;
 use self::slow_start::Growing;
+use self::sticky::Sticky;
 
 /// What a pick is told of the request or connection.
 pub type PickInput<'a> = Flow<'a>;
@@ -94,6 +100,8 @@ pub struct Pool {
     copies: Arc<Copies>,
     /// Only where one is configured.
     circuit: Option<Arc<Circuit>>,
+    /// `None`: clients do not stay with servers.
+    sticky: Option<Box<Sticky>>,
 }
 
 /// What has changed in a pool by itself, to be told once.
@@ -119,6 +127,8 @@ struct Tier {
     members: Vec<Member>,
     nodes: Vec<Node>,
     balancer: Balancer,
+    /// Chooses the first server of a client that is to stay, by its key.
+    first: Option<Balancer>,
 }
 
 /// A server with the limits that this snapshot sets.
@@ -213,7 +223,8 @@ impl Pool {
         }
         let mut tiers = tiers.map(|(members, nodes)| {
             let balancer = Balancer::build(&config.algorithm, &nodes);
-            Tier { members, nodes, balancer }
+            let first = Sticky::balancer(config, &nodes);
+            Tier { members, nodes, balancer, first }
         });
         // nginx's single-server rule: there is nobody to turn to, so failures make nothing unavailable.
         if let [Tier { members, .. }, Tier { members: backups, .. }] = &mut tiers
@@ -238,6 +249,7 @@ impl Pool {
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
+        let sticky = Sticky::build(config, &tiers, previous);
         Self {
             config: config.clone(),
             tiers,
@@ -251,6 +263,7 @@ impl Pool {
             ejections,
             copies,
             circuit,
+            sticky,
         }
     }
 

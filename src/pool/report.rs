@@ -81,7 +81,7 @@ impl Pool {
                 let condition = member.condition(now);
                 let server = Arc::clone(&member.server);
                 let share = member.share(now) * 100 / FULL_SHARE;
-                let full = member.max_conns > 0 && server.in_flight() >= member.max_conns;
+                let full = member.is_full();
                 let note = match condition {
                     ServerCondition::Failed => server.failed.get(),
                     ServerCondition::Ejected => server.ejected.get(),
@@ -100,24 +100,31 @@ impl Pool {
         all.collect()
     }
 
-    /// The server that a request would get now from a worker that has not picked any yet, without starting one.
-    pub fn preview(&self, input: &PickInput<'_>, wanted: Option<Wanted>, now: Millis) -> Option<Arc<Server>> {
-        let picked = self.preview_of(wanted.map(|wanted| wanted.role), input, now);
+    /// The server that a request which was on `tried` would get now from a worker that has not picked any yet, without
+    /// starting one.
+    pub fn preview(&self, input: &PickInput<'_>, tried: &Tried, now: Millis) -> Option<Arc<Server>> {
+        let wanted = tried.wanted();
+        let picked = self.preview_of(wanted.map(|wanted| wanted.role), input, tried, now);
         match wanted {
-            Some(Wanted { fallback: Fallback::To(role), .. }) => picked.or_else(|| self.preview_of(role, input, now)),
+            Some(Wanted { fallback: Fallback::To(role), .. }) => {
+                picked.or_else(|| self.preview_of(role, input, tried, now))
+            }
             _ => picked,
         }
     }
 
-    fn preview_of(&self, role: Option<Role>, input: &PickInput<'_>, now: Millis) -> Option<Arc<Server>> {
-        let (mut state, tried) = (self.new_state(0), Tried::new());
+    fn preview_of(&self, role: Option<Role>, input: &PickInput<'_>, tried: &Tried, now: Millis) -> Option<Arc<Server>> {
+        let mut state = self.new_state(0);
         let growing = self.is_growing(now);
         for &failures in self.rounds() {
+            if let Some(own) = self.own_server(role, failures, tried, now).filter(|own| !own.is_full()) {
+                return Some(Arc::clone(&own.server));
+            }
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
                 if !self.takes(tier, role, failures, now) {
                     continue;
                 }
-                if let Some(i) = tier.pick(state, input, &tried, (role, failures, growing), now) {
+                if let Some(i) = tier.pick(state, input, tried, (role, failures, growing), now) {
                     return Some(Arc::clone(&tier.members[i].server));
                 }
             }

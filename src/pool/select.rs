@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::fmt;
 
-use crate::balance::{FULL_SHARE, Members, State};
+use crate::balance::{FULL_SHARE, Flow, Members, State};
 use crate::config::model::Fallback;
 use crate::health::Role;
 use crate::time::Millis;
@@ -111,11 +111,17 @@ impl Pool {
         tried: &mut Tried,
         now: Millis,
     ) -> Result<Lease, PickError> {
-        let Some(wanted) = tried.wanted() else { return self.pick_of(None, state, input, tried, now) };
-        match (self.pick_of(Some(wanted.role), state, input, tried, now), wanted.fallback) {
-            (Err(PickError::NoServer), Fallback::To(role)) => self.pick_of(role, state, input, tried, now),
-            (picked, _) => picked,
+        let picked = match tried.wanted() {
+            None => self.pick_of(None, state, input, tried, now),
+            Some(wanted) => match (self.pick_of(Some(wanted.role), state, input, tried, now), wanted.fallback) {
+                (Err(PickError::NoServer), Fallback::To(role)) => self.pick_of(role, state, input, tried, now),
+                (picked, _) => picked,
+            },
+        };
+        if let (Some(sticky), Ok(lease)) = (&self.sticky, &picked) {
+            sticky.count(tried, lease);
         }
+        picked
     }
 
     fn pick_of(
@@ -128,6 +134,11 @@ impl Pool {
     ) -> Result<Lease, PickError> {
         let growing = self.is_growing(now);
         for failures in self.rounds() {
+            if tried.stick().server().is_some()
+                && let Some(lease) = self.follow(role, *failures, tried, now)
+            {
+                return Ok(lease);
+            }
             for (tier, state) in self.tiers.iter().zip(&mut state.tiers) {
                 if !self.takes(tier, role, *failures, now) {
                     continue;
@@ -197,7 +208,10 @@ impl Tier {
         now: Millis,
     ) -> Option<usize> {
         let view = View { members: &self.members, tried, role, failures, growing, now };
-        self.balancer.pick(state, &view, *input)
+        match (&self.first, tried.stick().key()) {
+            (Some(first), Some(key)) => first.pick(state, &view, Flow { key: &key.to_be_bytes(), ..*input }),
+            _ => self.balancer.pick(state, &view, *input),
+        }
     }
 }
 

@@ -1,4 +1,4 @@
-mod checks;
+pub(super) mod checks;
 mod circuit;
 mod ejection;
 mod panic;
@@ -21,11 +21,11 @@ use crate::template::Template;
 
 use super::*;
 
-const INPUT: PickInput<'static> = Flow { client: IpAddr::V4(Ipv4Addr::LOCALHOST), key: b"key" };
-const NOW: Millis = Millis(1_000_000);
+pub(super) const INPUT: PickInput<'static> = Flow { client: IpAddr::V4(Ipv4Addr::LOCALHOST), key: b"key" };
+pub(super) const NOW: Millis = Millis(1_000_000);
 
 /// A server at 127.0.0.1:`port` with nginx's defaults, named by its port.
-fn spec(port: u16) -> ServerSpec {
+pub(super) fn spec(port: u16) -> ServerSpec {
     ServerSpec {
         address: ServerAddress::Ip((Ipv4Addr::LOCALHOST, port).into()),
         name: port.to_string().into(),
@@ -39,7 +39,7 @@ fn spec(port: u16) -> ServerSpec {
     }
 }
 
-fn config(servers: Vec<ServerSpec>) -> model::Pool {
+pub(super) fn config(servers: Vec<ServerSpec>) -> model::Pool {
     let retry = model::Retry { retries: 2, on: model::RetryOn::default(), timeout: None, non_idempotent: false };
     model::Pool {
         name: "pool".into(),
@@ -59,6 +59,7 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
         retry_budget: model::RetryBudget { percent: 20, min: 3 },
         fallback: None,
         panic_threshold: None,
+        sticky: None,
         ejection: None,
         circuit_breaker: None,
         health_check: None,
@@ -66,12 +67,17 @@ fn config(servers: Vec<ServerSpec>) -> model::Pool {
     }
 }
 
-fn build(config: model::Pool, previous: Option<&Pool>) -> Pool {
+pub(super) fn build(config: model::Pool, previous: Option<&Pool>) -> Pool {
+    build_with(config, &Overrides::default(), previous)
+}
+
+/// The same with what the operator says of servers.
+pub(super) fn build_with(config: model::Pool, overrides: &Overrides, previous: Option<&Pool>) -> Pool {
     let fixed = |spec: &ServerSpec| match spec.address {
         ServerAddress::Ip(address) => vec![address],
         ServerAddress::Name { .. } => Vec::new(),
     };
-    Pool::build(&Arc::new(config), fixed, &Overrides::default(), previous)
+    Pool::build(&Arc::new(config), fixed, overrides, previous)
 }
 
 fn strict(servers: Vec<ServerSpec>) -> model::Pool {
@@ -140,7 +146,7 @@ impl Worker {
     }
 }
 
-fn at(ms: u64) -> Millis {
+pub(super) fn at(ms: u64) -> Millis {
     Millis(NOW.0 + ms)
 }
 

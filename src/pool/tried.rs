@@ -6,6 +6,8 @@ use crate::health::roles::Standing;
 
 use super::Server;
 
+use super::Stick;
+
 /// The servers one request has tried. They are known by their ids, so that the set stays right when a retry comes to a
 /// newer snapshot. No allocation up to [`Tried::INLINE`] servers.
 #[derive(Debug, Clone, Default)]
@@ -14,6 +16,7 @@ pub struct Tried {
     len: usize,
     more: Vec<u32>,
     wanted: Option<Wanted>,
+    stick: Stick,
 }
 
 /// Only servers of a role.
@@ -63,6 +66,19 @@ impl Tried {
     /// What is wanted.
     pub fn wanted(&self) -> Option<Wanted> {
         self.wanted
+    }
+
+    /// What is known of the client, which is to stay with its server.
+    pub fn stick_to(&mut self, stick: Stick) {
+        self.stick = stick;
+    }
+
+    pub(super) fn stick(&self) -> Stick {
+        self.stick
+    }
+
+    pub(super) fn stick_mut(&mut self) -> &mut Stick {
+        &mut self.stick
     }
 
     /// Whether nothing has been tried.

@@ -7,13 +7,13 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::model::{Action, Algorithm, Listener, Protocol, Route};
+use crate::config::model::{Action, Algorithm, Listener, Protocol, Route, Sticky, StickyCookie, StickyKey};
 use crate::health::Role;
 use crate::health::roles::Standing;
 use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
-use crate::pool::{PickInput, ServerCondition, ServerReport, Wanted};
-use crate::proxy::http::{headers::decimal, write_ip};
+use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Stick, Tried, Wanted};
+use crate::proxy::http::{headers::decimal, stick, write_ip};
 use crate::proxy::status::algorithm_name;
 use crate::route::{Found, MAX_HOST, normalise_host};
 use crate::snapshot::{RouteView, SiteView, Snapshot};
@@ -75,6 +75,8 @@ pub struct Explanation {
     pub pool: Option<Arc<str>>,
     /// Its algorithm.
     pub algorithm: Option<&'static str>,
+    /// What is known of the client, if the pool is sticky.
+    pub sticky: Option<String>,
     /// The server it would pick now.
     pub server: Option<Arc<str>>,
     /// Its address.
@@ -334,6 +336,31 @@ fn action(route: &Route) -> String {
     }
 }
 
+/// What is known of the client of a sticky pool.
+fn describe_stick(pool: &Pool, stick: Stick, client: IpAddr) -> Option<String> {
+    let named = pool.servers().find(|server| Some(server.id) == stick.server()).map(|server| &server.name);
+    Some(match pool.config.sticky.as_ref()? {
+        Sticky::Cookie(StickyCookie { name, .. }) => match named {
+            Some(server) => format!("cookie {name} names {server}"),
+            None if stick.is_known() => format!("cookie {name} names no server of the pool, and is set anew"),
+            None => format!("no cookie {name}, which is set"),
+        },
+        Sticky::Learned(table) => {
+            let key = match &table.key {
+                StickyKey::Source { .. } => format!("address {client}"),
+                StickyKey::Header(name) if !stick.has_key() => {
+                    return Some(format!("no header {name}: as the algorithm says"));
+                }
+                StickyKey::Header(name) => format!("header {name}"),
+            };
+            match named {
+                Some(server) => format!("{key} was on {server}"),
+                None => format!("{key} is not remembered: its hash decides"),
+            }
+        }
+    })
+}
+
 /// Writes down which server of the pool it would be, and why not the others.
 fn pick(
     snapshot: &Snapshot,
@@ -360,7 +387,11 @@ fn pick(
     if let Algorithm::Hash { key: template, .. } = &pool.config.algorithm {
         template.expand(vars, &mut key);
     }
-    let picked = pool.preview(&PickInput { client, key: &key }, wanted, now);
+    let stick = stick(pool, vars.head, vars.bytes, client, now);
+    let mut tried = Tried::wanting(wanted);
+    tried.stick_to(stick);
+    to.sticky = describe_stick(pool, stick, client);
+    let picked = pool.preview(&PickInput { client, key: &key }, &tried, now);
     let reports = pool.report(now);
     let ordinary_left = reports.iter().any(|r| !r.backup && r.condition.is_well() && !r.full);
     let is_picked = |report: &ServerReport| picked.as_ref().is_some_and(|picked| Arc::ptr_eq(picked, &report.server));
@@ -380,6 +411,8 @@ fn pick(
     to.server_why = match (&picked, &pool.config.algorithm) {
         (None, _) if pool.lacks_role(wanted) => format!("503 {}: no server of the pool has the role", Reason::NoRole),
         (None, _) => format!("502 {}: no server of the pool is eligible", Reason::NoServer),
+        (Some(picked), _) if Some(picked.id) == stick.server() => "the one that the client was on".to_owned(),
+        (Some(_), _) if stick.has_key() => "by the hash of what is sticky".to_owned(),
         (Some(_), Algorithm::Hash { .. }) if key.is_empty() => {
             "the hash key is empty: as round_robin, any that is eligible".to_owned()
         }

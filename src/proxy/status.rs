@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::admission::Counts;
-use crate::config::model::{Algorithm, Consistent, Protocol};
+use crate::config::model::{Algorithm, Consistent, Protocol, Sticky};
 use crate::net::clock;
 use crate::pool::{OverflowCounts, Percentiles, ServerReport};
 use crate::proxy::errors::FailedExchange;
@@ -100,6 +100,14 @@ pub struct PoolStatus {
     pub mirrored_left_out: u64,
     /// Null without `circuit_breaker`.
     pub circuit: Option<CircuitStatus>,
+    /// What its clients stay with their server by: `cookie`, `source` or `header`; null: they do not.
+    pub sticky: Option<&'static str>,
+    /// Requests and sessions that came to the server that they were on before.
+    pub sticky_followed: u64,
+    /// Those that came to another, because theirs could not be used or is not known.
+    pub sticky_missed: u64,
+    /// Clients that are remembered, by `source` or `header`.
+    pub sticky_entries: u64,
     /// Backups last.
     pub servers: Vec<ServerStatus>,
     /// Names of servers that have no address: they did not resolve.
@@ -244,6 +252,7 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
         opened: report.opened,
         overflows: report.overflows,
     });
+    let sticky = pool.sticky_report(now).unwrap_or_default();
     PoolStatus {
         circuit,
         role_conflict,
@@ -258,6 +267,10 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
         panics: panic.times,
         mirrored: copies.sent,
         mirrored_left_out: copies.left_out,
+        sticky: pool.config.sticky.as_ref().map(Sticky::name),
+        sticky_followed: sticky.followed,
+        sticky_missed: sticky.missed,
+        sticky_entries: sticky.entries,
         unresolved: specs.filter(|name| !has_address(name)).cloned().collect(),
         servers: reports.iter().map(|report| server_status(report, now)).collect(),
     }

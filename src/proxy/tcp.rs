@@ -126,6 +126,9 @@ async fn reach(
     let input = PickInput { client: session.client(), key: &key };
     let started = worker.now();
     let mut tried = Tried::wanting(wanted);
+    if pool.is_sticky() {
+        tried.stick_to(pool.stick_to_source(session.client(), worker.now()));
+    }
     let mut last = None;
     let mut permit = None;
     for attempt in 0..=config.retry.retries {
@@ -168,6 +171,10 @@ async fn reach(
                 lease.server().latency.record(clock::now_micros().saturating_sub(began));
                 session.connected(&sock);
                 worker.count_outcome(pool, &lease, Outcome::Good);
+                if pool.is_sticky() {
+                    // Who has no cookies is told nothing.
+                    let _ = pool.keep(&tried, lease.server(), worker.now());
+                }
                 return Ok((sock, lease, losses));
             }
             Err(e) => {

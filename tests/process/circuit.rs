@@ -72,6 +72,8 @@ fn an_open_circuit_is_told_of_everywhere_and_goes_on_in_the_next_program() {
     );
     let why = scene.said(&["explain", &format!("http://{}/", scene.addr)]);
     assert!(why.contains("503 circuit_open"), "{why}");
+    // The supervisor is told once a second what a successor is to know.
+    wait_for("the state to be handed on", || (scene.circuit()["for_seconds"].as_u64()? >= 2).then_some(()));
     let before = scene.instance.proxy_pid();
     scene.said(&["upgrade"]);
     scene.instance.next_proxy_pid(before);

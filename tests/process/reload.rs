@@ -53,7 +53,7 @@ impl Instance {
     }
 
     /// The same, which is to succeed; what it says.
-    fn done(&self, args: &[&str]) -> String {
+    pub(crate) fn done(&self, args: &[&str]) -> String {
         let output = self.tell(args);
         let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
         assert!(output.status.success(), "{args:?}: {out}{err}\n{}", self.log());
@@ -67,7 +67,7 @@ impl Instance {
         String::from_utf8_lossy(&output.stderr).into_owned()
     }
 
-    fn status(&self) -> Value {
+    pub(crate) fn status(&self) -> Value {
         serde_json::from_str(&self.done(&["status", "--json"])).unwrap()
     }
 
@@ -75,7 +75,7 @@ impl Instance {
         self.status()["generation"].as_u64().unwrap()
     }
 
-    fn apply(&self, config: &str) -> String {
+    pub(crate) fn apply(&self, config: &str) -> String {
         self.write(config);
         self.done(&["reload"])
     }

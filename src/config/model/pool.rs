@@ -8,7 +8,7 @@ use crate::health::breaker::Limits;
 use crate::health::roles::Policy;
 use crate::template::Template;
 
-use super::{HealthCheck, Retry};
+use super::{HealthCheck, Retry, Sticky};
 
 /// `[pool.NAME]`: nginx's `upstream`.
 #[derive(Debug, Clone)]
@@ -47,6 +47,8 @@ pub struct Pool {
     pub retry_budget: RetryBudget,
     /// Per cent of the servers that must be well for health to be heeded; `None`: it always is.
     pub panic_threshold: Option<u32>,
+    /// Clients stay with their server; `None`: they do not.
+    pub sticky: Option<Sticky>,
     /// Errors in a row leave a server out; `None`: they do not.
     pub ejection: Option<Ejection>,
     /// What bounds the pool as a whole; `None`: nothing.

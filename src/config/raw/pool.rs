@@ -33,6 +33,8 @@ table! {
         /// When fewer of the servers than that are well, such as "50%", health is ignored and all get requests, but for
         /// those that are down by the file or the operator. Backups do not count.
         panic_threshold: OrOff<Percent> = "off",
+        /// A client stays with the server that it was first given. "off": it does not, where `[defaults.pool]` says so.
+        sticky: OrOff<RawSticky> = "off",
         /// Errors in a row leave a server out for a while. "off": max_fails alone, where `[defaults.pool]` has it.
         ejection: OrOff<RawEjection> = "off",
         /// Bounds on the pool as a whole; and errors that make it be left alone for a while. "off": none, where

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Context, admission, check_name, role};
+use super::{Context, admission, check_name, role, sticky};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
 use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
@@ -33,10 +33,13 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         Protocol::Tcp => {
             let pool = raw.pool.required("pool", raw.place, cx.problems);
             let found = pool.and_then(|pool| cx.pool(pool));
-            pool.zip(found).map(|(pool, found)| TcpListener {
-                pool: pool.as_str().into(),
-                idle_timeout: raw.tcp.idle_timeout.get(),
-                roles: role::roles(&raw.roles, pool, found, cx),
+            pool.zip(found).map(|(pool, found)| {
+                sticky::check_tcp(pool, found, cx);
+                TcpListener {
+                    pool: pool.as_str().into(),
+                    idle_timeout: raw.tcp.idle_timeout.get(),
+                    roles: role::roles(&raw.roles, pool, found, cx),
+                }
             })
         }
     };

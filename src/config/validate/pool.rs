@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Context, check, check_name, is_label, settings, sick};
+use super::{Context, check, check_name, is_label, settings, sick, sticky};
 use crate::config::decode::{At, Field, List};
 use crate::config::model::{Algorithm, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
@@ -34,6 +34,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         fail_open: *raw.fail_open,
         fallback: sick::fallback(name, raw, cx),
         panic_threshold: raw.panic_threshold.0.as_ref().map(|percent| percent.0),
+        sticky: sticky::sticky(raw, cx),
         ejection: sick::ejection(raw, cx),
         circuit_breaker: sick::circuit_breaker(raw, cx),
         keepalive: raw.keepalive.0 as usize,
@@ -116,7 +117,7 @@ fn algorithm(raw: &RawPool, cx: &mut Context<'_>) -> Option<Algorithm> {
 }
 
 /// A number of bits that is within the range of its key.
-fn bits(n: u32) -> u8 {
+pub(super) fn bits(n: u32) -> u8 {
     u8::try_from(n).unwrap_or(u8::MAX)
 }
 

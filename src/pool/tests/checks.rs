@@ -6,6 +6,11 @@ use crate::health::{Thresholds, Verdict};
 use super::*;
 
 pub(super) fn checked(servers: Vec<ServerSpec>) -> model::Pool {
+    with_checks(config(servers))
+}
+
+/// The same with checks.
+pub(in crate::pool) fn with_checks(config: model::Pool) -> model::Pool {
     let check = HealthCheck {
         probe: Probe::Tcp(TcpProbe::default()),
         interval: Duration::from_secs(2),
@@ -15,7 +20,7 @@ pub(super) fn checked(servers: Vec<ServerSpec>) -> model::Pool {
         port: None,
         address: None,
     };
-    model::Pool { health_check: Some(Arc::new(check)), ..config(servers) }
+    model::Pool { health_check: Some(Arc::new(check)), ..config }
 }
 
 fn judge(pool: &Pool, name: &str, verdict: Verdict) {

@@ -48,7 +48,7 @@ fn failures_are_told_also_of_a_single_server_that_is_used_all_the_same() {
 fn a_preview_is_what_a_fresh_worker_would_pick_and_starts_nothing() {
     let servers = vec![ServerSpec { down: true, ..spec(1) }, spec(2), ServerSpec { backup: true, ..spec(3) }];
     let mut worker = Worker::new(config(servers));
-    let name = |pool: &Pool| pool.preview(&INPUT, None, NOW).map(|server| server.name.to_string());
+    let name = |pool: &Pool| pool.preview(&INPUT, &Tried::new(), NOW).map(|server| server.name.to_string());
     assert_eq!(name(&worker.pool).as_deref(), Some("2"));
     assert_eq!((worker.pool.in_flight(), worker.pool.servers().map(|s| s.requests()).sum::<u64>()), (0, 0));
     worker.fail("2", NOW);

@@ -345,7 +345,7 @@ pub(super) async fn exchange_head<C: Transport>(
             if status != 100 && ex.scratch.request.version != Version::Http10 {
                 let mut text = std::mem::take(&mut ex.scratch.text);
                 text.clear();
-                headers::write_informational(&mut text, &ex.scratch.response, buf.bytes());
+                headers::write_informational(&mut text, &ex.scratch.response, buf.bytes(), b"");
                 let sent = conn.send_all(&text).await;
                 ex.scratch.text = text;
                 if sent.is_err() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, RoleRule};
+use crate::config::model::{Algorithm, PathRewrite, Policy, Retry, RoleRule, Sticky};
 use crate::http1::{Body, Chunked, TargetForm, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
@@ -63,6 +63,9 @@ impl<C: Transport> Exchange<'_, C> {
         self.build_head(policy, rewrite, pool);
         let idempotent = policy.retry.non_idempotent || self.scratch.request.method.is_idempotent();
         let mut tries = Tries::new(pool, &policy.retry, roles, self.conn.worker.now());
+        if pool.is_sticky() {
+            tries.tried.stick_to(self.stick(pool));
+        }
         let mut last: Option<Refusal> = None;
         self.scratch.text.clear();
         if let Algorithm::Hash { key, .. } = &pool.config.algorithm {
@@ -77,6 +80,9 @@ impl<C: Transport> Exchange<'_, C> {
             };
             let failure = match self.attempt(&lease, policy, pool, local, &mut stream, idempotent, &mut tries).await {
                 Ok(attempt) => {
+                    if pool.is_sticky() {
+                        self.keep(pool, &tries.tried, &lease);
+                    }
                     drop(tries);
                     return self.relay(attempt, lease, policy, pool, local, stream).await;
                 }
@@ -210,6 +216,7 @@ impl<C: Transport> Exchange<'_, C> {
             target: if target.is_empty() { head.target.of(bytes) } else { &target },
             default_host: &pool.config.name,
             policy,
+            own_cookie: pool.config.sticky.as_ref().and_then(Sticky::cookie),
             trusted: self.facts.trusted,
             peer,
             scheme: "http",
@@ -376,6 +383,7 @@ impl<C: Transport> Exchange<'_, C> {
             attempt.buf.bytes(),
             &policy.response_headers,
             framing.head,
+            &self.scratch.own_fields,
             &self.vars(),
         );
         attempt.buf.consume(head_len);
@@ -467,7 +475,8 @@ impl<C: Transport> Exchange<'_, C> {
         let conn = self.conn;
         let mut out = std::mem::take(&mut self.scratch.out);
         out.clear();
-        headers::write_informational(&mut out, &self.scratch.response, attempt.buf.bytes());
+        let own = &self.scratch.own_fields;
+        headers::write_informational(&mut out, &self.scratch.response, attempt.buf.bytes(), own);
         attempt.buf.consume(self.scratch.response.len);
         let means = conn.worker.means(policy.response_buffering);
         let behind = &self.buf.bytes()[self.scratch.request.len..];

@@ -1,7 +1,7 @@
 //! Heads on their way out: what is passed on, what is left out, what is added. Pure.
 
 use crate::config::model::{HeaderEdits, Policy};
-use crate::http1::{Body, Field, FieldName, RequestHead, ResponseHead};
+use crate::http1::{Body, Field, FieldName, RequestHead, ResponseHead, cookie};
 use crate::template::Variables;
 
 /// What a request head is made from, besides the head received.
@@ -16,6 +16,8 @@ pub(crate) struct RequestParts<'a> {
     pub(crate) default_host: &'a str,
     /// The route's rules.
     pub(crate) policy: &'a Policy,
+    /// A cookie that is ours: servers do not get to see it.
+    pub(crate) own_cookie: Option<&'a str>,
     /// The peer is one of `trusted_proxies`: what it says of the client is kept.
     pub(crate) trusted: bool,
     /// The peer's address, as text.
@@ -54,7 +56,10 @@ pub(crate) fn write_request(out: &mut Vec<u8>, parts: &RequestParts<'_>) {
                 _ => true,
             };
         if keep && !edits.replaces(field.name.of(bytes)) {
-            copy(out, field, bytes);
+            match parts.own_cookie {
+                Some(name) if field.kind == FieldName::Cookie => copy_cookies(out, field, bytes, name),
+                _ => copy(out, field, bytes),
+            }
         }
     }
     if policy.x_forwarded {
@@ -151,13 +156,14 @@ pub(crate) struct ResponseFraming {
     pub(crate) say_keep_alive: bool,
 }
 
-/// Appends the head of a response to a client.
+/// Appends the head of a response to a client; `own`: fields of ours, with their line ends.
 pub(crate) fn write_response(
     out: &mut Vec<u8>,
     head: &ResponseHead,
     bytes: &[u8],
     edits: &HeaderEdits,
     framing: ResponseFraming,
+    own: &[u8],
     vars: &dyn Variables,
 ) {
     write_status_line(out, head, bytes);
@@ -174,6 +180,7 @@ pub(crate) fn write_response(
         }
     }
     write_edits(out, edits, vars);
+    out.extend_from_slice(own);
     if framing.chunked {
         out.extend_from_slice(b"Transfer-Encoding: chunked\r\n");
     }
@@ -185,8 +192,8 @@ pub(crate) fn write_response(
     out.extend_from_slice(b"\r\n");
 }
 
-/// Appends a 1xx head; with `upgrade`, the answer to an upgrade (101).
-pub(crate) fn write_informational(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
+/// Appends a 1xx head, also the answer to an upgrade (101); `own`: fields of ours, with their line ends.
+pub(crate) fn write_informational(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8], own: &[u8]) {
     write_status_line(out, head, bytes);
     for field in &head.fields {
         let upgrade = head.status == 101 && field.kind == FieldName::Upgrade;
@@ -197,6 +204,7 @@ pub(crate) fn write_informational(out: &mut Vec<u8>, head: &ResponseHead, bytes:
     if head.status == 101 {
         out.extend_from_slice(b"Connection: upgrade\r\n");
     }
+    out.extend_from_slice(own);
     out.extend_from_slice(b"\r\n");
 }
 
@@ -208,6 +216,18 @@ fn write_status_line(out: &mut Vec<u8>, head: &ResponseHead, bytes: &[u8]) {
 
 fn copy(out: &mut Vec<u8>, field: &Field, bytes: &[u8]) {
     line(out, &[field.name.of(bytes), b": ", field.value.of(bytes)]);
+}
+
+/// Copies a Cookie field without the cookies called `name`.
+fn copy_cookies(out: &mut Vec<u8>, field: &Field, bytes: &[u8], name: &str) {
+    let start = out.len();
+    out.extend_from_slice(field.name.of(bytes));
+    out.extend_from_slice(b": ");
+    if cookie::write_without(field.value.of(bytes), name, out) {
+        out.extend_from_slice(b"\r\n");
+    } else {
+        out.truncate(start);
+    }
 }
 
 fn line(out: &mut Vec<u8>, pieces: &[&[u8]]) {

@@ -25,6 +25,8 @@ pub(crate) struct Scratch {
     pub(crate) out: Vec<u8>,
     /// The server's head as received, when the access log asks for its fields.
     pub(crate) received: Vec<u8>,
+    /// Fields of ours that go out with the response: the cookie of a sticky pool.
+    pub(crate) own_fields: Vec<u8>,
     /// A hash key, a redirect's location, a body.
     pub(crate) text: Vec<u8>,
     /// Servers tried: for the log, and when the first one failed.
@@ -61,6 +63,7 @@ impl Scratch {
         self.target.clear();
         self.out.clear();
         self.received.clear();
+        self.own_fields.clear();
         self.text.clear();
         self.tries.clear();
     }
