@@ -67,8 +67,8 @@ fn tables(real: [&Table; 2], shown: [&Table; 2], path: &str, found: &mut Vec<Cha
                 tables([a, b], [part(0), part(1)], &path, found);
             }
             (Some(Value::Array(a)), Some(Value::Array(b))) => {
-                let what = lists(a, b);
-                found.push(Change { path, what, kind: ChangeKind::Changed });
+                let part = |at: usize| shown[at].get(key).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+                arrays([a, b], [part(0), part(1)], &path, found);
             }
             (Some(_), Some(_)) => {
                 let what = match (text(0), text(1)) {
@@ -90,16 +90,36 @@ fn tables(real: [&Table; 2], shown: [&Table; 2], path: &str, found: &mut Vec<Cha
     }
 }
 
-/// What an array has more, and less. None holds a secret but in tables, which are named by what tells them apart.
-fn lists(before: &[Value], after: &[Value]) -> String {
-    let gone = before.iter().filter(|value| !after.contains(value)).map(|value| format!("-{}", label(value)));
-    let new = after.iter().filter(|value| !before.contains(value)).map(|value| format!("+{}", label(value)));
+/// What is other in tables of two arrays that are named alike, and what an array has more, and less. Tables are named by what
+/// tells them apart.
+fn arrays(real: [&[Value]; 2], shown: [&[Value]; 2], path: &str, found: &mut Vec<Change>) {
+    let [before, after] = real;
+    let mut gone: Vec<usize> = (0..before.len()).filter(|&i| !after.contains(&before[i])).collect();
+    let mut new: Vec<usize> = (0..after.len()).filter(|&i| !before.contains(&after[i])).collect();
+    let were_same = gone.is_empty() && new.is_empty();
+    // An array of secrets may be shown as a whole.
+    let name = |at: usize, i: usize| shown[at].get(i).map_or_else(|| "a secret".to_owned(), label);
+    gone.retain(|&i| {
+        let named_alike =
+            |&j: &usize| before[i].is_table() && after[j].is_table() && label(&before[i]) == label(&after[j]);
+        let Some(at) = new.iter().position(named_alike) else { return true };
+        let j = new.remove(at);
+        let (Some(a), Some(b)) = (before[i].as_table(), after[j].as_table()) else { return true };
+        let none = Table::new();
+        let part = |at: usize, i: usize| shown[at].get(i).and_then(Value::as_table).unwrap_or(&none);
+        tables([a, b], [part(0, i), part(1, j)], &format!("{path}[{}]", name(0, i)), found);
+        false
+    });
+    let gone = gone.iter().map(|&i| format!("-{}", name(0, i)));
+    let new = new.iter().map(|&i| format!("+{}", name(1, i)));
     let all: Vec<String> = gone.chain(new).collect();
-    match all.len() {
-        0 => "another order".to_owned(),
+    let what = match all.len() {
+        0 if were_same => "another order".to_owned(),
+        0 => return,
         n if n > MOST => format!("{} ... and {} more", all[..MOST].join(" "), n - MOST),
         _ => all.join(" "),
-    }
+    };
+    found.push(Change { path: path.to_owned(), what, kind: ChangeKind::Changed });
 }
 
 /// Differences of a list that are named.
@@ -175,5 +195,36 @@ mod tests {
         let found = changes(&vrrp("secret-1"), &vrrp("secret-22"));
         let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
         assert_eq!(lines, ["~ vrrp.v.authentication.password: another secret"]);
+    }
+
+    #[test]
+    fn secrets_of_lists_are_not_shown_either() {
+        let pool = |token: &str| {
+            let header = format!("request_headers = {{ add = {{ Authorization = [\"{token}\", \"x\"] }} }}\n");
+            loaded(&format!(
+                "[listener.web]\nbind = [\"127.0.0.1:80\"]\n[[listener.web.route]]\npool = \"a\"\n{header}\
+                 [pool.a]\nservers = [\"10.0.0.1:80\"]\n{header}"
+            ))
+        };
+        let found = changes(&pool("hunter-1"), &pool("hunter-22"));
+        let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
+        assert!(lines.len() == 2 && lines.iter().all(|line| !line.contains("hunter")), "{lines:?}");
+    }
+
+    #[test]
+    fn a_table_that_changes_in_a_list_is_told_by_its_key() {
+        let pool = |weight: u32, more: &str| {
+            loaded(&format!(
+                "{BASE}[pool.a]\nservers = [{{ address = \"10.0.0.1:80\", weight = {weight} }}, \"10.0.0.2:80\"{more}]\n"
+            ))
+        };
+        let lines = |before: &Loaded, after: &Loaded| -> Vec<String> {
+            changes(before, after).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(lines(&pool(1, ""), &pool(2, "")), ["~ pool.a.servers[\"10.0.0.1:80\"].weight: 1 -> 2"]);
+        assert_eq!(
+            lines(&pool(1, ""), &pool(2, ", \"10.0.0.3:80\"")),
+            ["~ pool.a.servers[\"10.0.0.1:80\"].weight: 1 -> 2", "~ pool.a.servers: +\"10.0.0.3:80\""]
+        );
     }
 }
