@@ -7,10 +7,12 @@ use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
-use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Site};
+use crate::balance::Split;
+use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Share, Site};
 use crate::pool::{CircuitOpen, Pass, Pool, Wanted};
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
+use crate::template::Template;
 use crate::time::Millis;
 
 pub use gate::{Gate, Limiter};
@@ -64,6 +66,30 @@ pub struct RouteView {
     pub log: Option<Arc<Log>>,
     /// What stands before it, its listener's limits first.
     pub gate: Option<Box<Gate>>,
+    /// The routes to its pools, if it has several.
+    pub split: Option<Box<SplitView>>,
+}
+
+/// A route that is shared out to several pools.
+#[derive(Debug)]
+pub struct SplitView {
+    /// As configured, in file order.
+    pub shares: Arc<[Share]>,
+    /// What a request takes instead of the route, in the same order.
+    pub routes: Vec<RouteView>,
+    /// Their weights.
+    pub split: Split,
+    /// What is hashed; `None`, or empty: by lot.
+    pub key: Option<Template>,
+}
+
+/// Why a request comes to a pool of several.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Chosen {
+    /// It meets the conditions of this one.
+    Condition(usize),
+    /// It meets none: key or lot shall decide.
+    Weight,
 }
 
 /// What is left of a site when no route matches.
@@ -127,11 +153,24 @@ impl Snapshot {
         let route = |outer: &model::Admission, route: &Arc<Route>| {
             let pool = match &route.action {
                 Action::Pool { pool, .. } => pool_index(pool),
-                Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
+                Action::Split { .. } | Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
             };
             let mirror = route.mirror.as_ref().and_then(|mirror| pool_index(&mirror.pool));
             let gate = Gate::inside(outer, &route.admission, &limiters);
-            RouteView { route: Arc::clone(route), pool, mirror, log: log_of(route.policy.access_log.as_ref()), gate }
+            let log = log_of(route.policy.access_log.as_ref());
+            RouteView { route: Arc::clone(route), pool, mirror, log, gate, split: None }
+        };
+        let route = |outer: &model::Admission, model: &Arc<Route>| {
+            let split = match &model.action {
+                Action::Split { shares, key } => Some(SplitView {
+                    shares: Arc::clone(shares),
+                    key: key.clone(),
+                    routes: shares.iter().map(|share| route(outer, &share.route)).collect(),
+                    split: Split::new(shares.iter().map(|share| (&*share.pool, share.weight))),
+                }),
+                _ => None,
+            };
+            RouteView { split: split.map(Box::new), ..route(outer, model) }
         };
         let site = |outer: &model::Admission, s: &Site| SiteView {
             name: Arc::clone(&s.name),
@@ -193,5 +232,21 @@ impl Snapshot {
                 Err(open) => return Err(open),
             }
         }
+    }
+}
+
+impl SplitView {
+    /// What of the conditions a request meets, which has these headers and cookies: the first that holds decides.
+    pub fn choose<'h>(
+        &self,
+        header: &dyn Fn(&str) -> Option<&'h [u8]>,
+        cookie: &dyn Fn(&str) -> Option<&'h [u8]>,
+    ) -> Chosen {
+        let meets = |share: &Share| {
+            let headers = || share.headers.iter().all(|m| header(&m.name).is_some_and(|value| m.value.holds(value)));
+            let cookies = || share.cookies.iter().all(|m| cookie(&m.name).is_some_and(|value| m.value.holds(value)));
+            share.has_conditions() && headers() && cookies()
+        };
+        self.shares.iter().position(meets).map_or(Chosen::Weight, Chosen::Condition)
     }
 }

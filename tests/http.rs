@@ -17,6 +17,7 @@ mod http {
     mod routing;
     mod servers;
     mod sick;
+    mod split;
     mod sticky;
     mod upgrade;
 

@@ -28,7 +28,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("ipc", &["config::model", "sys"]),
     // 3
     ("pool", &["balance", "config::model", "health", "time"]),
-    ("snapshot", &["admission", "config::model", "pool", "route", "telemetry", "time"]),
+    ("snapshot", &["admission", "balance", "config::model", "pool", "route", "telemetry", "template", "time"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
     (

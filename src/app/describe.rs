@@ -344,6 +344,9 @@ pub(super) fn explanation(answer: &Value) -> String {
     }
     list(&answer["access"]).iter().for_each(|said| line("access", said, ""));
     list(&answer["limits"]).iter().for_each(|limit| line("limit", &limit["name"], &text(&limit["why"])));
+    if let Some(split) = answer["split"].as_str() {
+        line("split", &Value::from(split), "");
+    }
     line("action", &answer["action"], answer["algorithm"].as_str().unwrap_or_default());
     if !answer["mirror"].is_null() {
         line("mirror", &answer["mirror"], "");

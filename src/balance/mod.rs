@@ -18,6 +18,7 @@ mod mix;
 mod random_two;
 mod rendezvous;
 mod round_robin;
+mod split;
 #[cfg(test)]
 mod tests;
 mod weights;
@@ -37,6 +38,7 @@ use self::round_robin::Smooth;
 use self::weights::Weights;
 
 pub use self::mix::stable_hash;
+pub use self::split::Split;
 
 /// Lookups before a hashing algorithm falls back to round robin: one, and nginx's 20 further tries.
 const ATTEMPTS: usize = 21;

@@ -34,7 +34,7 @@ impl Rendezvous {
 }
 
 /// `weight / -ln(u)` for a `u` between 0 and 1 made of `hash`: the largest is that of a server as often as its weight says.
-fn score(hash: u64, weight: f64) -> f64 {
+pub(super) fn score(hash: u64, weight: f64) -> f64 {
     // The upper 53 bits are what a f64 holds exactly; the half keeps 0, and with it an infinite logarithm, out.
     let u = ((hash >> 11) as f64 + 0.5) / (1_u64 << 53) as f64;
     weight / -u.ln()

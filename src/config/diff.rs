@@ -227,4 +227,32 @@ mod tests {
             ["~ pool.a.servers[\"10.0.0.1:80\"].weight: 1 -> 2", "~ pool.a.servers: +\"10.0.0.3:80\""]
         );
     }
+
+    #[test]
+    fn a_weight_that_changes_in_a_list_of_a_list_is_told() {
+        let split = |weights: [u32; 2], more: &str| {
+            loaded(&format!(
+                "[listener.web]\nbind = [\"127.0.0.1:80\"]\n[[listener.web.route]]\npath = \"/\"\n\
+                 pools = [{{ pool = \"a\", weight = {} }}, {{ pool = \"b\", weight = {} }}{more}]\n\
+                 [pool.a]\nservers = [\"10.0.0.1:80\"]\n[pool.b]\nservers = [\"10.0.0.2:80\"]\n",
+                weights[0], weights[1]
+            ))
+        };
+        let lines = |before: &Loaded, after: &Loaded| -> Vec<String> {
+            changes(before, after).iter().map(ToString::to_string).collect()
+        };
+        assert_eq!(
+            lines(&split([95, 5], ""), &split([90, 10], "")),
+            [
+                "~ site.web.route[\"/\"].pools[\"a\"].weight: 95 -> 90",
+                "~ site.web.route[\"/\"].pools[\"b\"].weight: 5 -> 10",
+            ]
+        );
+        let condition = ", { pool = \"b\", cookies = { beta = \"1\" } }";
+        assert_eq!(
+            lines(&split([95, 5], condition), &split([95, 5], &condition.replace("\"1\"", "\"2\""))),
+            ["~ site.web.route[\"/\"].pools[\"b\"].cookies.beta: \"1\" -> \"2\""]
+        );
+        assert_eq!(lines(&split([95, 5], ""), &split([95, 5], condition)), ["~ site.web.route[\"/\"].pools: +\"b\""]);
+    }
 }

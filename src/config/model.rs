@@ -28,7 +28,7 @@ pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, CircuitBreaker, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
 pub use route::{
     Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, Mirror, PathMatch, PathRewrite, Policy, Retry, RetryOn,
-    Route, Site, ValueMatch,
+    Route, Share, Site, ValueMatch,
 };
 pub use sticky::{Sticky, StickyCookie, StickyKey, StickyTable};
 pub use vrrp::{
@@ -62,11 +62,8 @@ pub struct Config {
 impl Config {
     /// Whether anything is cut when its server is the primary no more.
     pub fn ends_with_roles(&self) -> bool {
-        let routes = self.sites.iter().flat_map(|site| &site.routes).filter_map(|route| match &route.action {
-            Action::Pool { roles, .. } => roles.as_ref(),
-            Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
-        });
-        let sessions = self.listeners.iter().filter_map(|listener| listener.tcp.as_ref()?.roles.as_ref());
+        let routes = self.sites.iter().flat_map(|site| &site.routes).filter_map(|route| route.action.roles());
+        let sessions = self.listeners.iter().filter_map(|listener| listener.tcp.as_ref()?.roles);
         routes.chain(sessions).any(|roles| roles.ends_with_role)
     }
 

@@ -27,7 +27,7 @@ pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 pub(super) use limit::{RawAdmission, RawLimit};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{
-    RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawSite,
+    RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawShare, RawSite,
 };
 pub(super) use sticky::{RawSticky, RawStickyCookie, RawStickyLearned};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};

@@ -356,13 +356,16 @@ fn sites_and_routes_as_written() {
     let expected = [HostPattern::Exact("shop.example.com".into()), HostPattern::Suffix(".shop.example.com".into())];
     assert_eq!(shop.hosts, expected);
     let names: Vec<_> = shop.routes.iter().map(|route| &*route.name).collect();
-    assert_eq!(names, ["api", "/img", "/old", "^/(private|\\.git)", "/ledger", "/moved", "/robots.txt", "/"]);
+    let names_there = ["api", "/img", "/old", "^/(private|\\.git)", "/ledger", "/cart", "/moved", "/robots.txt", "/"];
+    assert_eq!(names, names_there);
     assert!(matches!(&shop.routes[1].path, PathMatch::Prefix { before_regex: true, .. }));
     let Action::Pool { rewrite: Some(PathRewrite::ReplacePrefix { prefix, with }), .. } = &shop.routes[1].action else {
         panic!("{:?}", shop.routes[1].action)
     };
     assert_eq!((&**prefix, &**with), ("/img", "/static/img"));
     assert!(matches!(shop.routes[3].action, Action::Close));
+    let Action::Split { shares, .. } = &shop.routes[5].action else { panic!("{:?}", shop.routes[5].action) };
+    assert_eq!(shares.iter().map(|share| share.weight).collect::<Vec<_>>(), [95, 5, 0]);
     assert!(matches!(shop.routes[5].action, Action::Redirect { status: 301, .. }));
 }
 

@@ -7,16 +7,16 @@ use std::sync::Arc;
 
 use serde::Serialize;
 
-use crate::config::model::{Action, Algorithm, Listener, Protocol, Route, Sticky, StickyCookie, StickyKey};
+use crate::config::model::{Action, Algorithm, Listener, Protocol, Route, Share, Sticky, StickyCookie, StickyKey};
 use crate::health::Role;
 use crate::health::roles::Standing;
 use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
 use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Stick, Tried, Wanted};
-use crate::proxy::http::{headers::decimal, stick, write_ip};
+use crate::proxy::http::{chosen, headers::decimal, stick, write_ip};
 use crate::proxy::status::algorithm_name;
 use crate::route::{Found, MAX_HOST, normalise_host};
-use crate::snapshot::{RouteView, SiteView, Snapshot};
+use crate::snapshot::{Chosen, RouteView, SiteView, Snapshot, SplitView};
 use crate::telemetry::reason::Reason;
 use crate::template::{Var, Variables};
 
@@ -71,6 +71,8 @@ pub struct Explanation {
     pub action: String,
     /// The pool that may get a copy, and of how many per cent of requests.
     pub mirror: Option<String>,
+    /// How the route is shared out to pools, and why the request comes to this one.
+    pub split: Option<String>,
     /// The pool.
     pub pool: Option<Arc<str>>,
     /// Its algorithm.
@@ -222,11 +224,12 @@ fn explain_http(
     to.action = action(&hit.route);
     to.mirror =
         hit.route.mirror.as_ref().map(|mirror| format!("{} % of requests, to pool {}", mirror.share, mirror.pool));
+    let hit = match &hit.split {
+        None => hit,
+        Some(split) => share(split, &vars, &mut to),
+    };
     if let Some(pool) = hit.pool {
-        let wanted = match &hit.route.action {
-            Action::Pool { roles, .. } => roles.map(Wanted::from),
-            Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
-        };
+        let wanted = hit.route.action.roles().map(Wanted::from);
         pick(snapshot, pool, query.client, wanted, &vars, &mut to);
     }
     Ok(to)
@@ -330,10 +333,33 @@ fn name_route<'v>(
 fn action(route: &Route) -> String {
     match &route.action {
         Action::Pool { pool, .. } => format!("pool {pool}"),
+        Action::Split { .. } => "pools".to_owned(),
         Action::Redirect { status, .. } => format!("redirect {status}"),
         Action::Respond { status, .. } => format!("respond {status}"),
         Action::Close => "close".to_owned(),
     }
+}
+
+/// Writes down how a route is shared out to pools; the route to the one that the request comes to.
+fn share<'v>(split: &'v SplitView, vars: &ImaginedVars<'_>, to: &mut Explanation) -> &'v RouteView {
+    let total: u64 = split.shares.iter().map(|share| u64::from(share.weight)).sum();
+    let part = |share: &Share| match (share.weight, share.has_conditions()) {
+        (0, true) => format!("{} by condition", share.pool),
+        (weight, true) => format!("{} by condition and {weight} of {total}", share.pool),
+        (weight, false) => format!("{} {weight} of {total}", share.pool),
+    };
+    let parts = split.shares.iter().map(part).collect::<Vec<_>>().join(", ");
+    let mut key = Vec::new();
+    if let Some(template) = &split.key {
+        template.expand(vars, &mut key);
+    }
+    let (index, why) = match (chosen(split, vars.head, vars.bytes), &key[..]) {
+        (Chosen::Condition(index), _) => (index, "it meets the conditions".to_owned()),
+        (Chosen::Weight, b"") => (split.split.by_lot(0), "for example: drawn by lot".to_owned()),
+        (Chosen::Weight, key) => (split.split.by_key(key), format!("by the hash of {}", String::from_utf8_lossy(key))),
+    };
+    to.split = Some(format!("{parts}; here {}, {why}", split.shares[index].pool));
+    &split.routes[index]
 }
 
 /// What is known of the client of a sticky pool.

@@ -111,7 +111,7 @@ impl fmt::Display for PathMatch {
 
 impl ValueMatch {
     /// Whether `value`, that of a field which is there, is what is asked for.
-    pub(super) fn holds(&self, value: &[u8]) -> bool {
+    pub fn holds(&self, value: &[u8]) -> bool {
         match self {
             Self::Present => true,
             Self::Exact(wanted) => wanted.as_bytes() == value,

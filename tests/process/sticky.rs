@@ -147,3 +147,34 @@ fn a_server_that_is_killed_and_back_loses_its_clients_once() {
     assert_eq!(ask(addr, &cookie), ("green".to_owned(), None));
     assert_eq!(ask(addr, &own), ("red".to_owned(), None), "one that did not ask meanwhile has lost nothing");
 }
+
+#[test]
+fn weights_of_a_shared_route_change_by_a_reload_which_says_so() {
+    let addr = free_addr();
+    let (stable, canary) = (named("stable"), named("canary"));
+    let config = |weights: (u32, u32)| {
+        format!(
+            "[global]\nworkers = 2\n[listener.web]\nbind = [\"{addr}\"]\n[[listener.web.route]]\nname = \"all\"\n\
+             split_key = \"$http_x_user\"\npools = [{{ pool = \"stable\", weight = {} }}, \
+             {{ pool = \"canary\", weight = {}, cookies = {{ canary = true }} }}]\n\
+             [pool.stable]\nservers = [\"{stable}\"]\n[pool.canary]\nservers = [\"{canary}\"]\n",
+            weights.0, weights.1
+        )
+    };
+    let instance = Instance::start(&config((95, 5)));
+    let users = || (0..100).map(|user| ask(addr, &format!("X-User: {user}\r\n")).0 == "canary").collect::<Vec<_>>();
+    let few = users();
+    let said = instance.apply(&config((60, 40)));
+    assert!(said.contains("~ site.web.route[\"all\"].pools[\"canary\"].weight: 5 -> 40\n"), "{said}");
+    let more = users();
+    assert!(few.iter().zip(&more).all(|(was, is)| *is || !was), "who was on the canary stays on it");
+    assert!(more.iter().filter(|is| **is).count() > few.iter().filter(|was| **was).count());
+    let url = format!("http://{addr}/");
+    let user = more.iter().position(|is| *is).unwrap();
+    let told = explain(&instance, &[&url, "-H", &format!("X-User: {user}")]);
+    let shares = "split     stable 60 of 100, canary by condition and 40 of 100; here canary, ";
+    assert!(told.contains(&format!("{shares}by the hash of {user}\n")), "{told}");
+    assert!(told.contains("action    pool canary"), "{told}");
+    let told = explain(&instance, &[&url, "-H", "Cookie: canary=1"]);
+    assert!(told.contains(&format!("{shares}it meets the conditions\n")), "{told}");
+}

@@ -123,6 +123,13 @@ pub enum Action {
         /// Only some of its servers; `None`: any.
         roles: Option<RoleRule>,
     },
+    /// Forward to a server of one of several pools.
+    Split {
+        /// In file order, at least one; one of them has a weight.
+        shares: Arc<[Share]>,
+        /// What is hashed; `None`, or empty: by lot.
+        key: Option<Template>,
+    },
     /// `redirect = { status, location }`.
     Redirect {
         /// 301, 302, 303, 307 or 308.
@@ -141,6 +148,39 @@ pub enum Action {
     },
     /// Close the connection without a word (nginx's 444).
     Close,
+}
+
+impl Action {
+    /// Which servers of its pool, or of its pools, for which it is the same.
+    pub fn roles(&self) -> Option<RoleRule> {
+        match self {
+            Self::Pool { roles, .. } => *roles,
+            Self::Split { shares, .. } => shares.first().and_then(|share| share.route.action.roles()),
+            Self::Redirect { .. } | Self::Respond { .. } | Self::Close => None,
+        }
+    }
+}
+
+/// One pool of several that requests of a route are shared out to.
+#[derive(Debug, Clone)]
+pub struct Share {
+    /// Name of the pool; exists.
+    pub pool: Arc<str>,
+    /// The route as it would be with this pool alone: its action is [`Action::Pool`].
+    pub route: Arc<Route>,
+    /// Of those that meet no conditions; 0: none.
+    pub weight: u32,
+    /// With `cookies`, all must match for a request to come here whatever the weights; both empty: no conditions.
+    pub headers: Vec<HeaderMatch>,
+    /// On values of cookies, whose names are as written.
+    pub cookies: Vec<HeaderMatch>,
+}
+
+impl Share {
+    /// Whether some requests come here whatever the weights.
+    pub fn has_conditions(&self) -> bool {
+        !self.headers.is_empty() || !self.cookies.is_empty()
+    }
 }
 
 /// How the path is changed before it is forwarded; the query string stays.

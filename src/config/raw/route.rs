@@ -36,8 +36,13 @@ table! {
         methods: List<String> = [],
         /// Request headers that must be there: NAME = "value", true for any value, or { regex = "..." }.
         headers: Named<HeaderCondition> = {},
-        /// Forward to a server of this pool. One of pool, redirect, respond, close.
+        /// Forward to a server of this pool. One of pool, pools, redirect, respond, close.
         pool: String,
+        /// Forward to one of several pools: the first whose conditions hold, else by weight.
+        pools: List<RawShare>,
+        /// With pools: what is hashed instead of casting lots, so that the same value comes to the same pool on both boxes;
+        /// variables, such as "$remote_addr" or "$cookie_session". An empty value: by lot.
+        split_key: String,
         /// Copies of its requests for a second pool, whose answers are thrown away, as nginx's `mirror`.
         mirror: RawMirror,
         /// Answer with a redirect: "https://$host$request_uri" (302), or { status, location }.
@@ -80,6 +85,20 @@ table! {
         /// With role = "primary": "close" cuts the sessions and requests on a server that is the primary no more, since
         /// they may be writes; "keep": they go on.
         on_role_loss: OnRoleLoss = "close",
+    }
+}
+
+table! {
+    /// One of `pools` of a route
+    struct RawShare {
+        /// Name of the pool.
+        pool: String,
+        /// Share of the requests that meet nobody's conditions. Default: 1; with conditions of its own 0.
+        weight: Int<0, 1_000_000>,
+        /// Requests with these headers, whatever the weight: conditions as `headers` of the route.
+        headers: Named<HeaderCondition> = {},
+        /// Requests with these cookies: conditions as headers, on the value of the cookie of the name.
+        cookies: Named<HeaderCondition> = {},
     }
 }
 

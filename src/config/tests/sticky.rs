@@ -51,3 +51,25 @@ fn the_secret_comes_from_outside_and_is_never_shown_but_the_name_of_the_cookie_i
     assert!(!loaded.masked.contains("hunter"), "{}", loaded.masked);
     assert!(loaded.masked.contains("SRV"), "{}", loaded.masked);
 }
+
+#[test]
+fn weights_and_settings_of_pools_of_a_route() {
+    let loaded = load_text(
+        "[listener.web]\nbind = [\"10.0.0.9:80\"]\n[[listener.web.route]]\nretries = 7\nstrip_prefix = \"/\"\n\
+         split_key = \"$remote_addr\"\npools = [{ pool = \"a\" }, { pool = \"b\", cookies = { B = \"1\" } }, \
+         { pool = \"c\", weight = 3, headers = { X-C = true } }]\n\
+         [pool.a]\nservers = [\"10.0.0.1:80\"]\nread_timeout = \"1s\"\nretries = 1\n\
+         [pool.b]\nservers = [\"10.0.0.1:80\"]\nread_timeout = \"2s\"\n[pool.c]\nservers = [\"10.0.0.1:80\"]\n",
+    );
+    let Action::Split { shares, key } = &route(&loaded.config).action else { panic!("shared out") };
+    assert!(key.is_some());
+    let told: Vec<_> = shares.iter().map(|share| (&*share.pool, share.weight, share.has_conditions())).collect();
+    assert_eq!(told, [("a", 1, false), ("b", 0, true), ("c", 3, true)]);
+    assert_eq!((&*shares[1].cookies[0].name, &*shares[2].headers[0].name), ("B", "x-c"));
+    let of = |share: &Share| (share.route.policy.read_timeout.as_secs(), share.route.policy.retry.retries);
+    assert_eq!(shares.iter().map(of).collect::<Vec<_>>(), [(1, 7), (2, 7), (60, 7)]);
+    for share in &**shares {
+        assert!(matches!(&share.route.action, Action::Pool { pool, rewrite: Some(_), .. } if *pool == share.pool));
+    }
+    assert!(loaded.warnings.is_empty(), "{}", loaded.warnings);
+}

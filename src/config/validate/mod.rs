@@ -14,6 +14,7 @@ mod route;
 mod settings;
 mod sick;
 mod site;
+mod split;
 mod sticky;
 mod track;
 mod vrrp;

@@ -5,13 +5,13 @@ use std::sync::Arc;
 use super::admission::admission;
 use super::log::Log;
 use super::settings::{self, policy};
-use super::{Context, is_field_value, is_token, role};
+use super::{Context, is_field_value, is_token, role, split};
 use crate::config::decode::{At, Field, Keys};
 use crate::config::document::Place;
 use crate::config::model::{
     Action, HeaderMatch, Mirror, PathMatch, PathRewrite, Policy, Retry, RoleRule, Route, ValueMatch,
 };
-use crate::config::raw::{RawRoute, RawSite};
+use crate::config::raw::{RawPool, RawRoute, RawSite};
 use crate::config::words::HeaderCondition;
 use crate::template::Scope;
 
@@ -32,15 +32,20 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
     let headers = raw.headers.iter().filter_map(|(name, condition)| header(name, condition, cx)).collect();
     let pool = raw.pool.get().and_then(|name| cx.pool(name));
     let roles = raw.pool.get().zip(pool).and_then(|(name, pool)| role::roles(&raw.roles, name, pool, cx));
-    let action = action(raw, path.as_ref(), roles, cx);
+    let rewrite = rewrite(raw, path.as_ref(), cx);
+    let action = action(raw, rewrite.as_ref(), roles, cx);
     let access_log = cx.log_within(&raw.access_log, outer);
-    let levels = [Some(&raw.settings), Some(&of.settings), pool.map(|pool| &pool.settings)];
-    let policy = policy(&levels.into_iter().flatten().collect::<Vec<_>>(), access_log, cx);
+    let policy_with = |pool: Option<&RawPool>, cx: &mut Context<'_>| {
+        let levels = [Some(&raw.settings), Some(&of.settings), pool.map(|pool| &pool.settings)];
+        policy(&levels.into_iter().flatten().collect::<Vec<_>>(), access_log.clone(), cx)
+    };
+    let policy = policy_with(pool.map(|pool| &**pool), cx);
     let mirror = mirror(raw, of, cx);
     let admission = admission(&[&raw.admission, &of.admission], cx);
     let written = [&raw.name, &raw.path, &raw.path_prefix, &raw.path_exact, &raw.path_regex];
     let name = written.into_iter().find_map(Field::get).map_or("/", |text| text.as_str());
-    Some(Route {
+    let split = raw.pools.get().and_then(|pools| split::split(raw, pools, policy_with, cx));
+    let mut route = Route {
         name: name.into(),
         site: Arc::clone(site),
         path: path?,
@@ -50,18 +55,23 @@ fn route(site: &Arc<str>, of: &RawSite, raw: &At<RawRoute>, outer: &Log, cx: &mu
         admission,
         policy,
         mirror,
-    })
+    };
+    if let Some(split) = split {
+        route.action = split.action(&route, rewrite.as_ref());
+    }
+    Some(route)
 }
 
 /// Where copies of the route's requests go, and how they are sent.
 fn mirror(raw: &RawRoute, of: &RawSite, cx: &mut Context<'_>) -> Option<Mirror> {
     let written = raw.mirror.get()?;
-    if raw.pool.is_absent() {
+    if raw.pool.is_absent() && raw.pools.is_absent() {
         cx.problems.error(written.key, "`mirror` needs `pool`: nothing is forwarded that could be copied");
     }
     let name = written.pool.required("pool", written.place, cx.problems)?;
     let pool = cx.pool(name)?;
-    if raw.pool.get().is_some_and(|own| **own == **name) {
+    let shares = raw.pools.get().into_iter().flat_map(|pools| pools.iter()).filter_map(|share| share.pool.get());
+    if raw.pool.get().into_iter().chain(shares).any(|own| **own == **name) {
         cx.problems
             .error(name.place, "this pool gets the requests themselves already")
             .help("name another: its servers would do everything twice");
@@ -158,16 +168,22 @@ fn methods(raw: &RawRoute, cx: &mut Context<'_>) -> Vec<Box<str>> {
     raw.methods.iter().map(|method| method.as_str().into()).collect()
 }
 
-fn header(name: &str, condition: &At<HeaderCondition>, cx: &mut Context<'_>) -> Option<HeaderMatch> {
+pub(super) fn header(name: &str, condition: &At<HeaderCondition>, cx: &mut Context<'_>) -> Option<HeaderMatch> {
     if !is_token(name) {
         cx.problems.error(condition.key, "not the name of a header");
         return None;
     }
-    let value = match &**condition {
+    let value = value(condition, "header", cx)?;
+    Some(HeaderMatch { name: name.to_ascii_lowercase().into(), value })
+}
+
+/// A condition on a value of a `what`.
+pub(super) fn value(condition: &At<HeaderCondition>, what: &str, cx: &mut Context<'_>) -> Option<ValueMatch> {
+    Some(match &**condition {
         HeaderCondition::Present => ValueMatch::Present,
         HeaderCondition::Equals(text) => {
             if !is_field_value(text) || text.trim() != text {
-                cx.problems.error(condition.place, "no header has this value");
+                cx.problems.error(condition.place, format!("no {what} has this value"));
             }
             ValueMatch::Exact(text.as_str().into())
         }
@@ -175,25 +191,29 @@ fn header(name: &str, condition: &At<HeaderCondition>, cx: &mut Context<'_>) -> 
             let pattern = raw.regex.required("regex", condition.place, cx.problems)?;
             ValueMatch::Regex(cx.regex(pattern)?)
         }
-    };
-    Some(HeaderMatch { name: name.to_ascii_lowercase().into(), value })
+    })
 }
 
 fn action(
     raw: &At<RawRoute>,
-    path: Option<&PathMatch>,
+    rewrite: Option<&PathRewrite>,
     roles: Option<RoleRule>,
     cx: &mut Context<'_>,
 ) -> Option<Action> {
     let close = raw.close.then_some(raw.close.key);
-    let given =
-        [("pool", raw.pool.key()), ("redirect", raw.redirect.key()), ("respond", raw.respond.key()), ("close", close)];
+    let given = [
+        ("pool", raw.pool.key()),
+        ("pools", raw.pools.key()),
+        ("redirect", raw.redirect.key()),
+        ("respond", raw.respond.key()),
+        ("close", close),
+    ];
     let given: Vec<_> = given.into_iter().filter_map(|(name, key)| Some((name, key?))).collect();
     match given.as_slice() {
         [] => {
             cx.problems
                 .error(raw.place, "this route does nothing")
-                .help("give it one of `pool`, `redirect`, `respond` and `close`");
+                .help("give it one of `pool`, `pools`, `redirect`, `respond` and `close`");
             return None;
         }
         [_] => {}
@@ -205,9 +225,15 @@ fn action(
             }
         }
     }
-    let rewrite = rewrite(raw, path, cx);
+    if let Some(key) = raw.split_key.key().filter(|_| raw.pools.is_absent()) {
+        cx.problems.error(key, "`split_key` needs `pools`");
+    }
     if let Some(pool) = raw.pool.get() {
-        return Some(Action::Pool { pool: pool.as_str().into(), rewrite, roles });
+        return Some(Action::Pool { pool: pool.as_str().into(), rewrite: rewrite.cloned(), roles });
+    }
+    if !raw.pools.is_absent() {
+        // Made once the rest of the route is there.
+        return Some(Action::Split { shares: Arc::default(), key: None });
     }
     note_useless(raw, cx);
     if let Some(redirect) = raw.redirect.get() {
@@ -236,9 +262,14 @@ fn narrow(status: u32) -> u16 {
     u16::try_from(status).unwrap_or(u16::MAX)
 }
 
+/// Whether requests go to servers.
+fn forwards(raw: &RawRoute) -> bool {
+    !raw.pool.is_absent() || !raw.pools.is_absent()
+}
+
 /// Keys that say how to forward in a route that does not forward.
 fn note_useless(raw: &RawRoute, cx: &mut Context<'_>) {
-    if !raw.pool.is_absent() {
+    if forwards(raw) {
         return;
     }
     const USEFUL: [&str; 4] = ["response_headers", "max_body_size", "error_pages", "request_id"];
@@ -258,7 +289,7 @@ fn rewrite(raw: &RawRoute, path: Option<&PathMatch>, cx: &mut Context<'_>) -> Op
     ];
     let given: Vec<_> = keys.into_iter().filter_map(|(name, field)| Some((name, field.key()?))).collect();
     for (name, key) in &given {
-        if raw.pool.is_absent() {
+        if !forwards(raw) {
             cx.problems.error(*key, format!("`{name}` needs `pool`: nothing is forwarded"));
         }
     }

@@ -160,3 +160,80 @@ fn lists_and_limits_are_named_with_what_decides() {
     assert_eq!((&*found.action, found.route), ("closed at accept: denied", None));
     assert_eq!(found.access, ["listener http: 192.0.2.9 is denied by 192.0.2.0/24"]);
 }
+
+/// A sticky pool behind a route that is shared out.
+fn shared() -> Snapshot {
+    let file = r#"
+[global]
+run_dir = "/nowhere"
+[listener.http]
+bind = ["192.0.2.1:80"]
+[site.all]
+listeners = ["http"]
+[[site.all.route]]
+split_key = "$arg_user"
+pools = [{ pool = "web", weight = 3 }, { pool = "beta", weight = 1, headers = { X-Beta = true } }, { pool = "cc", cookies = { cc = true } }]
+[pool.web]
+servers = ["10.0.0.1:80", "10.0.0.2:80"]
+sticky = { type = "cookie", secret = "0123456789abcdef" }
+[pool.beta]
+servers = ["10.0.1.1:80", "10.0.1.2:80"]
+sticky = { type = "header", header = "X-User" }
+[pool.cc]
+servers = ["10.0.1.1:80", "10.0.1.2:80"]
+sticky = { type = "source" }
+"#;
+    let config = config::parse_effective(file, "box").unwrap_or_else(|errors| panic!("{errors}"));
+    let sinks = Sinks::start().unwrap();
+    Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None)
+}
+
+#[test]
+fn a_shared_route_says_who_comes_where_and_why() {
+    let snapshot = shared();
+    let ask = |target: &str, headers: &[(&str, &str)]| {
+        let found = ask_of(&snapshot, &format!("http://a{target}"), "GET", headers).unwrap();
+        (found.pool.unwrap().to_string(), found.split.unwrap())
+    };
+    let shares = "web 3 of 4, beta by condition and 1 of 4, cc by condition; here";
+    let meets = |pool: &str| (pool.to_owned(), format!("{shares} {pool}, it meets the conditions"));
+    assert_eq!(ask("/", &[("X-Beta", "1")]), meets("beta"));
+    assert_eq!(ask("/", &[("Cookie", "a=1; cc=")]), meets("cc"));
+    assert_eq!(ask("/", &[]), ("web".to_owned(), format!("{shares} web, for example: drawn by lot")));
+    let by_key: Vec<_> = (0..20).map(|user| ask(&format!("/?user={user}"), &[])).collect();
+    for (user, (pool, why)) in by_key.iter().enumerate() {
+        assert_eq!(*why, format!("{shares} {pool}, by the hash of {user}"));
+    }
+    assert!(by_key.iter().any(|(pool, _)| pool == "web") && by_key.iter().any(|(pool, _)| pool == "beta"));
+}
+
+#[test]
+fn what_is_known_of_a_client_is_explained() {
+    let snapshot = shared();
+    let ask = |headers: &[(&str, &str)]| ask_of(&snapshot, "http://a/", "GET", headers).unwrap();
+    assert_eq!(ask(&[]).sticky.as_deref(), Some("no cookie BASCULE, which is set"));
+    let found = ask(&[("Cookie", "BASCULE=x")]);
+    assert_eq!(found.sticky.as_deref(), Some("cookie BASCULE names no server of the pool, and is set anew"));
+    let web = snapshot.pools.iter().find(|pool| &*pool.config.name == "web").unwrap();
+    let second = web.servers().nth(1).unwrap();
+    let fields = String::from_utf8(web.keep(&Tried::new(), second, clock::now()).unwrap().to_vec()).unwrap();
+    let cookie = fields.strip_prefix("Set-Cookie: ").unwrap().split(';').next().unwrap();
+    let found = ask(&[("Cookie", cookie)]);
+    assert_eq!(found.sticky.as_deref(), Some("cookie BASCULE names 10.0.0.2:80"));
+    assert_eq!((found.server.as_deref(), &*found.server_why), (Some("10.0.0.2:80"), "the one that the client was on"));
+
+    assert_eq!(ask(&[("X-Beta", "1")]).sticky.as_deref(), Some("no header x-user: as the algorithm says"));
+    let found = ask(&[("X-Beta", "1"), ("X-User", "u")]);
+    assert_eq!(found.sticky.as_deref(), Some("header x-user is not remembered: its hash decides"));
+    assert_eq!(found.server_why, "by the hash of what is sticky");
+    let cc = snapshot.pools.iter().find(|pool| &*pool.config.name == "cc").unwrap();
+    let found = ask(&[("Cookie", "cc=1")]);
+    assert_eq!(found.sticky.as_deref(), Some("address 127.0.0.1 is not remembered: its hash decides"));
+    let mut tried = Tried::new();
+    tried.stick_to(cc.stick_to_source(Ipv4Addr::LOCALHOST.into(), clock::now()));
+    let other = cc.servers().find(|server| Some(&server.name) != found.server.as_ref()).unwrap();
+    cc.keep(&tried, other, clock::now());
+    let again = ask(&[("Cookie", "cc=1")]);
+    assert_eq!(again.sticky, Some(format!("address 127.0.0.1 was on {}", other.name)));
+    assert_eq!(again.server.as_ref(), Some(&other.name));
+}

@@ -152,6 +152,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 return Then::Done(self.refuse(refusal, site.map_or(&[], |s| &s.error_pages)).await);
             }
         };
+        let is_split = hit.split.is_some();
+        let hit = match &hit.split {
+            None => hit,
+            Some(split) => self.choose(split),
+        };
         let route = &hit.route;
         if let Some(log) = &hit.log {
             self.log = Some(Arc::clone(log));
@@ -170,6 +175,10 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 let Some(index) = hit.pool else {
                     return Then::Done(Next::Close);
                 };
+                // Which pool it is only `$pool` tells then.
+                if is_split {
+                    self.place.pool = Some(Arc::clone(&snapshot.pools[index].config.name));
+                }
                 let mut taker = index;
                 let copying = hit.mirror.zip(route.mirror.as_ref());
                 let copying = copying.map(|(pool, mirror)| Copying { view, route, mirror, pool });
@@ -199,6 +208,8 @@ impl<'c, C: Transport> Exchange<'c, C> {
                 self.scratch.text = text;
                 Then::Done(next)
             }
+            // One of its routes was taken.
+            Action::Split { .. } => Then::Done(Next::Close),
             Action::Close => {
                 self.facts.reason = Some(Reason::RouteClosed);
                 // Never sent; what nginx logs.

@@ -83,7 +83,7 @@ impl Conn<Nowhere> {
 fn rewrite(route: &Route) -> Option<&PathRewrite> {
     match &route.action {
         Action::Pool { rewrite, .. } => rewrite.as_ref(),
-        Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
+        Action::Split { .. } | Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
     }
 }
 

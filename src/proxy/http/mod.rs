@@ -22,6 +22,7 @@ pub(crate) mod headers;
 mod mirror;
 mod respond;
 pub(crate) mod scratch;
+mod split;
 mod sticky;
 mod turn;
 mod vars;
@@ -36,6 +37,7 @@ use std::time::Duration;
 
 pub(crate) use attempt::next_source;
 pub(crate) use failure::connect_reason;
+pub(crate) use split::chosen;
 pub(crate) use sticky::stick;
 pub(crate) use vars::{seconds, write_display, write_ip};
 
