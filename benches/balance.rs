@@ -12,7 +12,7 @@ use bascule::config::model::{
     Algorithm, Consistent, HealthCheck, Pool as Config, Probe, Retry, RetryBudget, RetryOn, ServerAddress, ServerSpec,
     TcpProbe,
 };
-use bascule::health::Thresholds;
+use bascule::health::{Pace, Thresholds};
 use bascule::pool::{Lease, Pool, Tried};
 use bascule::template::Template;
 use bascule::time::Millis;
@@ -73,10 +73,10 @@ fn report(name: &str, operations: u32, mut run: impl FnMut()) {
 fn checks() -> Arc<HealthCheck> {
     Arc::new(HealthCheck {
         probe: Probe::Tcp(TcpProbe::default()),
-        interval: Duration::from_secs(2),
-        fast_interval: Duration::from_secs(2),
+        pace: Pace { interval: Duration::from_secs(2), fast_interval: Duration::from_secs(2), jitter: 0 },
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
+        initial: None,
         port: None,
         address: None,
     })

@@ -18,9 +18,9 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, Delay, ErrorPage, Failback, HeaderCondition, HeaderValue, LogOverride, NameServer,
-    OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition, SameSite,
-    Server, ServerText, Statuses, StickyType, WantedRole, Workers,
+    AlgorithmName, CheckType, Delay, ErrorPage, Failback, HeaderCondition, HeaderValue, InitialState, LogOverride,
+    NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition,
+    SameSite, Server, ServerText, Statuses, StickyType, WantedRole, Workers,
 };
 
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};

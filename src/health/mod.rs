@@ -10,4 +10,4 @@ mod schedule;
 
 pub use self::hysteresis::{Hysteresis, Quiet, Thresholds, Verdict};
 pub use self::roles::Role;
-pub use self::schedule::{Schedule, spread};
+pub use self::schedule::{Pace, Schedule, spread};

@@ -158,6 +158,12 @@ impl Roles {
         self.conflict
     }
 
+    /// Whether several servers say that they are the only primary, and have not all repeated it yet.
+    pub fn is_disputed(&self) -> bool {
+        let fresh = self.members.iter().filter(|member| member.claim == Claim::Fresh).count();
+        self.policy == Policy::One && !self.conflict && fresh > 1
+    }
+
     /// What each server is.
     pub fn standings(&self) -> impl Iterator<Item = (u32, Standing)> {
         self.members.iter().map(|member| {

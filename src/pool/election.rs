@@ -99,6 +99,10 @@ impl Election {
         self.apply(&state, change, &[])
     }
 
+    fn is_disputed(&self) -> bool {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner).roles.is_disputed()
+    }
+
     pub(super) fn is_in_conflict(&self) -> bool {
         self.in_conflict.load(Ordering::Relaxed)
     }
@@ -161,6 +165,11 @@ impl Server {
         // Those who wait for a server of a role may have one now.
         self.queue.on_release();
         change
+    }
+
+    /// Whether it is not settled which of several servers of its pool is the primary.
+    pub fn is_role_disputed(&self) -> bool {
+        self.election.is_disputed()
     }
 
     /// What it says of itself, for a successor.

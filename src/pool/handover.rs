@@ -80,7 +80,8 @@ impl Pool {
                 requests: server.requests(),
                 failures,
                 row,
-                verdict: server.verdict(),
+                // One that is presumed is presumed again.
+                verdict: server.verdict().filter(|_| !server.is_presumed()),
                 role: server.claim(),
                 judged: server.judged.get(),
                 failed: server.failed.get(),
@@ -116,7 +117,10 @@ impl Pool {
                 server.restore_slow_start(state.slow_start, now);
                 self.restore_ejection(server, state.ejection, now);
                 if self.config.health_check.is_some() {
-                    server.judge(state.verdict);
+                    // Not a change of it: nothing comes of that.
+                    if state.verdict.is_some() {
+                        server.health.active.set(state.verdict);
+                    }
                     if let Some(role) = state.role {
                         server.observe_role(Observation::Says(role));
                     }

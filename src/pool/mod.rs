@@ -208,6 +208,13 @@ impl Pool {
                 };
                 let duty = said.and_then(|said| said.duty);
                 let member = Member::new(server, spec, duty, config);
+                // Not of one that serves unchecked until now: it would be taken out of its work.
+                if let Some(initial) = config.health_check.as_ref().and_then(|check| check.initial)
+                    && member.checked
+                    && known.is_none_or(|before| before.standing != Standing::Used)
+                {
+                    member.server.health.active.presume(initial);
+                }
                 match known {
                     None => new.push(member.server.clone()),
                     // It had no slow start, and has its full weight.
@@ -322,7 +329,7 @@ impl Pool {
         }
         let all_down = self.config.servers.iter().all(|spec| spec.down);
         let mut checked = self.checked().peekable();
-        let judged = all_down || checked.peek().is_some() && checked.all(|(server, _)| server.verdict().is_some());
+        let judged = all_down || checked.peek().is_some() && checked.all(|(server, _)| server.has_been_judged());
         if judged {
             self.judged.store(true, Ordering::Relaxed);
         }

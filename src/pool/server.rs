@@ -146,9 +146,19 @@ impl Server {
         self.health.passive.export().failures
     }
 
-    /// What active checks say of it; `None`: nothing yet, or it is not checked.
+    /// What active checks say of it, or what is presumed until they do; `None`: nothing yet, or it is not checked.
     pub fn verdict(&self) -> Option<Verdict> {
         self.health.active.verdict()
+    }
+
+    /// Whether its checks have had a word on it.
+    pub(super) fn has_been_judged(&self) -> bool {
+        self.verdict().is_some() && !self.is_presumed()
+    }
+
+    /// Whether [`Server::verdict`] is `initial_state`, which no probe has confirmed or disproved yet.
+    pub fn is_presumed(&self) -> bool {
+        self.health.active.is_presumed()
     }
 
     /// Makes a verdict of active checks hold for all workers; `None`: there are no checks any more.
@@ -158,7 +168,10 @@ impl Server {
         let Health { passive, active, .. } = &*self.health;
         if active.is_down() && verdict == Some(Verdict::Up) {
             passive.forgive();
-            self.begin_slow_start();
+            // One that was only presumed to be down has not come back from anything.
+            if !active.is_presumed() {
+                self.begin_slow_start();
+            }
         }
         active.set(verdict);
         if verdict.is_none() {

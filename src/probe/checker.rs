@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, error, info, warn};
@@ -27,6 +27,8 @@ pub struct Checker<A = Network> {
     seed: u64,
     /// By id of the server.
     tasks: HashMap<u32, Task>,
+    /// By name of the pool, if its checks know roles: a change of role has been seen.
+    stirs: HashMap<Arc<str>, watch::Sender<()>>,
 }
 
 #[derive(Debug)]
@@ -51,6 +53,9 @@ struct Watch {
     target: Target,
     hysteresis: Hysteresis,
     quiet: Quiet,
+    role: Option<Role>,
+    /// Of the pool: told, and listened to, by all of its tasks.
+    stir: watch::Sender<()>,
     /// The last probe could not be made, which was said.
     hindered: bool,
 }
@@ -59,7 +64,7 @@ impl<A: Attempt> Checker<A> {
     /// Checks nothing yet. `seed` should differ from box to box; `turned` is notified of every new verdict.
     pub fn new(attempts: A, seed: u64, turned: Arc<Notify>) -> Self {
         let common = Common { attempts, epoch: Instant::now(), turned };
-        Self { common: Arc::new(common), seed, tasks: HashMap::new() }
+        Self { common: Arc::new(common), seed, tasks: HashMap::new(), stirs: HashMap::new() }
     }
 
     /// Checks the servers of these pools from now on, as their configuration says. What has not changed goes on as it was;
@@ -69,6 +74,7 @@ impl<A: Attempt> Checker<A> {
     /// Outside of a tokio runtime.
     pub fn set_pools(&mut self, pools: &[Arc<Pool>]) {
         let mut before = std::mem::take(&mut self.tasks);
+        self.stirs.retain(|name, _| pools.iter().any(|pool| pool.config.name == *name));
         for pool in pools {
             self.common.told(&pool.config.name, pool.settle_roles());
             let Some(check) = &pool.config.health_check else { continue };
@@ -91,16 +97,20 @@ impl<A: Attempt> Checker<A> {
         }
     }
 
-    fn start(&self, server: &Arc<Server>, target: Target) -> Task {
+    fn start(&mut self, server: &Arc<Server>, target: Target) -> Task {
+        if server.is_presumed() {
+            server.note_verdict("initial_state; not checked yet", clock::now());
+        }
         let watch = Watch {
             server: server.clone(),
             target: target.clone(),
             hysteresis: Hysteresis::new(server.verdict()),
             quiet: Quiet::default(),
+            role: None,
+            stir: self.stirs.entry(server.pool.clone()).or_default().clone(),
             hindered: false,
         };
-        let interval = target.check.interval;
-        let schedule = Schedule::new(self.common.now(), interval, spread(self.seed, server.id));
+        let schedule = Schedule::new(self.common.now(), target.check.pace, spread(self.seed, server.id));
         let abort = tokio::spawn(self.common.clone().check(watch, schedule)).abort_handle();
         Task { server: server.clone(), target, abort }
     }
@@ -114,8 +124,16 @@ impl<A> Drop for Checker<A> {
 
 impl<A: Attempt> Common<A> {
     async fn check(self: Arc<Self>, mut watch: Watch, mut schedule: Schedule) {
+        let mut stirred = watch.stir.subscribe();
         loop {
-            sleep_until(self.epoch + Duration::from_millis(schedule.due().0)).await;
+            // Cancel-safe: a timer, and a receiver that remembers what it has seen.
+            tokio::select! {
+                () = sleep_until(self.epoch + Duration::from_millis(schedule.due().0)) => {}
+                Ok(()) = stirred.changed() => {
+                    schedule.hurry();
+                    continue;
+                }
+            }
             schedule.started(self.now());
             let limit = watch.target.check.timeout;
             let result = timeout(limit, self.attempts.attempt(&watch.target)).await;
@@ -123,7 +141,7 @@ impl<A: Attempt> Common<A> {
                 self.turned.notify_one();
             }
             if watch.hysteresis.is_turning() {
-                schedule.hurry(watch.target.check.fast_interval);
+                schedule.hurry();
             }
         }
     }
@@ -178,10 +196,15 @@ impl Watch {
         let thresholds = target.check.thresholds;
         let is_first = self.hysteresis.verdict().is_none();
         let turned = self.hysteresis.on_result(result.is_ok(), thresholds);
-        if turned.is_some() {
-            server.judge(turned);
+        let verdict = self.hysteresis.verdict();
+        // What was presumed holds for good once a probe agrees.
+        let confirmed = server.is_presumed() && result.is_ok() == (verdict == Some(Verdict::Up));
+        if turned.is_some() || confirmed {
+            server.judge(verdict);
         }
         let why = match (&turned, &result) {
+            (None, Ok(_)) if confirmed => Some("the first health check passed".to_owned()),
+            (None, Err(reason)) if confirmed => Some(format!("health check: {reason}")),
             (Some(Verdict::Down), Err(reason)) => Some(format!("health check: {reason}")),
             (Some(Verdict::Up), _) if is_first => Some("the first health check passed".to_owned()),
             (Some(Verdict::Up), _) => Some(format!("{} health checks in a row passed", thresholds.rise)),
@@ -214,6 +237,13 @@ impl Watch {
         let change = seen.filter(|_| knows).and_then(|seen| server.observe_role(seen));
         let moved = change.is_some();
         tell(&server.pool, change);
-        turned.is_some() || moved
+        if let Some(Observation::Says(role)) = seen.filter(|_| knows) {
+            let before = self.role.replace(role);
+            // Whoever is what this server was, or was what it is, is asked soon.
+            if before.is_some_and(|before| before != role) || server.is_role_disputed() {
+                self.stir.send_replace(());
+            }
+        }
+        turned.is_some() || moved || confirmed
     }
 }

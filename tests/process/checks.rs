@@ -155,3 +155,21 @@ fn without_any_server_that_is_up_requests_are_answered_at_once() {
     stream.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
 }
+
+#[test]
+fn servers_begin_as_the_file_says() {
+    let (addr, server) = (free_addr(), free_addr());
+    let _server = Named::start("a", server);
+    let instance = Instance::start(&format!(
+        "[global]\nworkers = 1\n[listener.l]\nbind = [\"{addr}\"]\nprotocol = \"tcp\"\npool = \"p\"\n\
+         [pool.p]\nservers = [\"{server}\"]\nhealth_check = {{ interval = \"1h\", initial_state = \"down\" }}\n"
+    ));
+    // The first probe is somewhere in the hour.
+    let mut name = String::new();
+    // Reset: at once, or when it is read.
+    let read = connect(addr).and_then(|mut stream| stream.read_to_string(&mut name));
+    assert!(name.is_empty(), "nobody is there to serve it: {name} {read:?}");
+    let status = instance.status();
+    let known = &status["pools"][0]["servers"][0];
+    assert_eq!((&known["state"], &known["why"]), (&"down".into(), &"initial_state; not checked yet".into()));
+}

@@ -35,7 +35,7 @@ fn pool(servers: &[SocketAddr]) -> String {
 
 impl Instance {
     /// Writes another configuration, as [`Instance::start`] does.
-    fn write(&self, config: &str) {
+    pub(crate) fn write(&self, config: &str) {
         let folder = self.dir().display().to_string();
         let rest = config.trim_start().strip_prefix("[global]").unwrap().replace("{dir}", &folder);
         fs::write(self.config_file(), format!("[global]\nrun_dir = \"{folder}/run\"\n{rest}")).unwrap();

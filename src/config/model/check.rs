@@ -6,21 +6,22 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::health::Thresholds;
+use crate::health::{Pace, Thresholds, Verdict};
 
 /// How the servers of a pool are checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HealthCheck {
     /// What is asked of a server.
     pub probe: Probe,
-    /// From the start of one probe to the start of the next.
-    pub interval: Duration,
-    /// The same while results speak against the verdict.
-    pub fast_interval: Duration,
+    /// How often.
+    pub pace: Pace,
     /// A probe without a result by then is a bad one.
     pub timeout: Duration,
     /// How many results in a row turn the verdict.
     pub thresholds: Thresholds,
+    /// What a server counts as until it is probed, as if it had been found so; `None`: it is used, and the first probe
+    /// decides alone.
+    pub initial: Option<Verdict>,
     /// Port to probe; `None`: the server's.
     pub port: Option<u16>,
     /// Address to probe; `None`: the server's.

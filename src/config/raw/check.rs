@@ -10,14 +10,21 @@ table! {
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
         interval: Period = "2s",
-        /// The same while results speak against the present state: HAProxy's fastinter. Default: the interval.
+        /// The same while results speak against the present state, or a server says that it is primary or replica and was the
+        /// other before: HAProxy's fastinter. Default: the interval.
         fast_interval: Period,
+        /// A probe may come sooner by up to this share of the interval, at random: "1%" to "50%". Never later, so that a dead
+        /// server is still out in time. HAProxy's spread-checks.
+        jitter: OrOff<Percent> = "off",
         /// A probe without an answer by then has failed. The default is never more than the interval.
         timeout: Period = "1s",
         /// Good probes in a row until a server that is down is up. The first probe of all decides alone.
         rise: Int<1, 1000> = 2,
         /// Bad probes in a row until a server that is up is down.
         fall: Int<1, 1000> = 3,
+        /// What a server counts as that is new or back from maintenance: "unknown", it is used, and the first probe decides
+        /// alone; "up", until `fall` bad probes; "down", it gets nothing until `rise` good ones.
+        initial_state: InitialState = "unknown",
         /// Port to probe. Default: the server's.
         port: Int<1, 65_535>,
         /// Address to probe. Default: the server's.

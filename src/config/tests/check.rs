@@ -1,5 +1,5 @@
 use super::*;
-use crate::health::Thresholds;
+use crate::health::{Pace, Thresholds, Verdict};
 
 fn checks(more: &str) -> Vec<Option<Arc<HealthCheck>>> {
     load_text(&format!("{LEAST}{more}")).config.pools.iter().map(|pool| pool.health_check.clone()).collect()
@@ -19,10 +19,10 @@ fn a_pool_has_no_checks_unless_it_is_told() {
 fn the_least_check_has_the_documented_defaults() {
     let least = HealthCheck {
         probe: Probe::Tcp(TcpProbe::default()),
-        interval: Duration::from_secs(2),
-        fast_interval: Duration::from_secs(2),
+        pace: Pace { interval: Duration::from_secs(2), fast_interval: Duration::from_secs(2), jitter: 0 },
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
+        initial: None,
         port: None,
         address: None,
     };
@@ -44,7 +44,8 @@ fn a_check_is_what_is_written() {
         "[pool.web.health_check]\ntype = \"http\"\npath = \"/ready?full=1\"\nhost = \"a.example.com\"\n\
          expect = [204, \"4xx\"]\ninterval = \"500ms\"\ntimeout = \"300ms\"\nrise = 1\nfall = 5\nport = 8081\n\
          fast_interval = \"100ms\"\naddress = \"10.9.8.7\"\nmethod = \"OPTIONS\"\nexpect_text = \"ready\"\n\
-         headers = { Authorization = \"Basic eDp5\" }\n",
+         headers = { Authorization = \"Basic eDp5\" }\n\
+         jitter = \"10%\"\ninitial_state = \"down\"\n",
     );
     let http = HttpProbe {
         method: "OPTIONS".into(),
@@ -56,10 +57,10 @@ fn a_check_is_what_is_written() {
     };
     let expected = HealthCheck {
         probe: Probe::Http(http),
-        interval: Duration::from_millis(500),
-        fast_interval: Duration::from_millis(100),
+        pace: Pace { interval: Duration::from_millis(500), fast_interval: Duration::from_millis(100), jitter: 10 },
         timeout: Duration::from_millis(300),
         thresholds: Thresholds { rise: 1, fall: 5 },
+        initial: Some(Verdict::Down),
         port: Some(8081),
         address: Some([10, 9, 8, 7].into()),
     };
@@ -90,9 +91,9 @@ fn defaults_are_for_all_pools_but_those_that_say_otherwise() {
         Probe::Http(http) => http.path.to_string(),
         _ => "none".to_owned(),
     };
-    assert_eq!((path(db), db.interval.as_secs(), db.thresholds.rise), ("none".to_owned(), 1, 1));
-    assert_eq!((path(slow), slow.interval.as_secs()), ("/up".to_owned(), 9));
-    assert_eq!((path(web), web.interval.as_secs()), ("/up".to_owned(), 1));
+    assert_eq!((path(db), db.pace.interval.as_secs(), db.thresholds.rise), ("none".to_owned(), 1, 1));
+    assert_eq!((path(slow), slow.pace.interval.as_secs()), ("/up".to_owned(), 9));
+    assert_eq!((path(web), web.pace.interval.as_secs()), ("/up".to_owned(), 1));
     let off = load_text(&format!("{LEAST}health_check = {{}}\n[defaults.pool]\nhealth_check = \"off\"\n"));
     assert!(off.config.pools[0].health_check.is_some());
 }
@@ -138,6 +139,9 @@ fn words_of_haproxy_lead_to_the_keys_of_checks() {
         ("fastinter", "`fast_interval`"),
         ("httpchk", "type = \"http\""),
         ("tcp-check", "type = \"tcp\""),
+        ("spread-checks", "`jitter`"),
+        ("init-state", "`initial_state`"),
+        ("downinter", "`fast_interval`"),
     ] {
         assert!(help(word).is_some_and(|help| help.starts_with("here: ") && help.contains(key)), "{word}");
     }

@@ -7,7 +7,7 @@ use crate::config::decode::{At, Keys, OrOff};
 use crate::config::model::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 use crate::config::words::CheckType;
-use crate::health::Thresholds;
+use crate::health::{Pace, Thresholds};
 use crate::template::Scope;
 
 pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>) -> Option<Arc<HealthCheck>> {
@@ -23,6 +23,9 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         && fast > interval
     {
         cx.problems.error(written.place, "longer than `interval`").help("a shorter one finds out sooner");
+    }
+    if raw.jitter.0.is_some_and(|percent| percent.0 > MOST_JITTER) {
+        cx.problems.error(raw.jitter.place, "more than half of the interval").help("\"1%\" to \"50%\", or \"off\"");
     }
     if kind != CheckType::Tcp {
         for (key, place) in raw.tcp.given() {
@@ -60,15 +63,18 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
     };
     Some(Arc::new(HealthCheck {
         probe,
-        interval,
-        fast_interval: fast,
+        pace: Pace { interval, fast_interval: fast, jitter: raw.jitter.0.map_or(0, |percent| percent.0) },
         timeout: if raw.timeout.given { timeout } else { timeout.min(interval) },
         thresholds: Thresholds { rise: raw.rise.0, fall: raw.fall.0 },
+        initial: raw.initial_state.0,
         // Within the range of its key.
         port: raw.port.get().and_then(|port| u16::try_from(port.0).ok()),
         address: raw.address.get().map(|address| **address),
     }))
 }
+
+/// As HAProxy has it.
+const MOST_JITTER: u32 = 50;
 
 /// The remedy where a role is asked for.
 pub(super) const KNOW_ROLES: &str = "health_check = { type = \"mysql\", \"postgres\" or \"redis\", ... }";

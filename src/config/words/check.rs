@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 use crate::config::decode::{self, Decode, Int, Shape, choices};
 use crate::config::diagnostic::Problems;
 use crate::config::document::{Item, Value};
-use crate::health::Role;
+use crate::health::{Role, Verdict};
 
 /// `type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +31,16 @@ impl CheckType {
         matches!(self, Self::Mysql | Self::Postgres | Self::Redis)
     }
 }
+
+/// `initial_state`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::config) struct InitialState(pub(in crate::config) Option<Verdict>);
+
+choices!(InitialState {
+    "unknown" => Self(None),
+    "up" => Self(Some(Verdict::Up)),
+    "down" => Self(Some(Verdict::Down)),
+});
 
 /// `role` and `fallback_role`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! What verdicts of active checks do to picks.
 
 use crate::config::model::{HealthCheck, Probe, TcpProbe};
-use crate::health::{Thresholds, Verdict};
+use crate::health::{Pace, Thresholds, Verdict};
 
 use super::*;
 
@@ -13,10 +13,10 @@ pub(super) fn checked(servers: Vec<ServerSpec>) -> model::Pool {
 pub(in crate::pool) fn with_checks(config: model::Pool) -> model::Pool {
     let check = HealthCheck {
         probe: Probe::Tcp(TcpProbe::default()),
-        interval: Duration::from_secs(2),
-        fast_interval: Duration::from_secs(2),
+        pace: Pace { interval: Duration::from_secs(2), fast_interval: Duration::from_secs(2), jitter: 0 },
         timeout: Duration::from_secs(1),
         thresholds: Thresholds { rise: 2, fall: 3 },
+        initial: None,
         port: None,
         address: None,
     };
@@ -142,4 +142,43 @@ async fn who_waits_learns_of_a_verdict() {
     let (picked, ()) = tokio::join!(wait(), then("1", Verdict::Down));
     assert_eq!(picked.unwrap_err(), PickError::NoServer, "waiting would not help any more");
     drop(busy);
+}
+
+/// `pool` with checks that begin with a verdict.
+fn beginning(with: Verdict, pool: model::Pool) -> model::Pool {
+    let check = pool.health_check.as_deref().unwrap().clone();
+    model::Pool { health_check: Some(Arc::new(HealthCheck { initial: Some(with), ..check })), ..pool }
+}
+
+#[test]
+fn a_server_begins_as_the_file_says_until_it_is_checked() {
+    let servers = || vec![spec(1), spec(2)];
+    for (with, up) in [(Verdict::Down, 0), (Verdict::Up, 2)] {
+        let worker = Worker::new(beginning(with, checked(servers())));
+        assert_eq!((worker.pool.up(), worker.pool.has_been_judged()), (up, false), "{with:?}");
+        // A successor is told nothing that nobody has found out.
+        assert!(worker.pool.export().iter().all(|state| state.verdict.is_none()));
+        judge(&worker.pool, "1", with);
+        judge(&worker.pool, "2", with);
+        assert!(worker.pool.has_been_judged());
+    }
+}
+
+#[test]
+fn what_a_former_proxy_found_out_wins_over_the_initial_state() {
+    let before = Worker::new(checked(vec![spec(1), spec(2)]));
+    judge(&before.pool, "1", Verdict::Up);
+    let mut after = Worker::new(beginning(Verdict::Down, checked(vec![spec(1), spec(2)])));
+    after.pool.import(&before.pool.export(), NOW);
+    assert_eq!(after.names(NOW, 2), ["1"; 2]);
+    assert!(!after.pool.has_been_judged(), "of 2 nothing is known");
+}
+
+#[test]
+fn only_servers_that_do_not_serve_yet_begin_down() {
+    let worker = Worker::new(config(vec![spec(1)]));
+    let with = beginning(Verdict::Down, checked(vec![spec(1), spec(2)]));
+    let next = build(with, Some(&worker.pool));
+    let verdicts: Vec<_> = next.servers().map(|server| server.verdict()).collect();
+    assert_eq!(verdicts, [None, Some(Verdict::Down)], "checks that are new take nobody out unasked");
 }
