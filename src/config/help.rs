@@ -43,6 +43,7 @@ const FOREIGN: &[(&str, &str)] = &[
         "downinter",
         "`interval` in `health_check` of a pool is for servers that are down too; `fast_interval` while they come up",
     ),
+    ("grpc_service", "`service` in `health_check = { type = \"grpc\" }` of a pool"),
     (
         "init_state",
         "`initial_state` in `health_check` of a pool: fully-up is \"up\", up is \"unknown\", fully-down is \"down\"",

@@ -17,7 +17,7 @@ use crate::net::connect::is_local;
 use crate::pool::Server;
 use crate::sys::sockopt::set_bind_address_no_port;
 
-use super::{http, mysql, postgres, redis, tcp};
+use super::{grpc, http, mysql, postgres, redis, tcp};
 
 /// Whom to probe, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -49,6 +49,8 @@ pub enum Failure {
     Text(String),
     /// What a database says, or what is wrong with its answer.
     Database(String),
+    /// What a server of gRPC says, or what is wrong with its answer.
+    Grpc(String),
     /// A replica is so many seconds behind, or does not replicate at all.
     Lag(Option<u64>),
 }
@@ -96,6 +98,10 @@ impl Attempt for Network {
             Probe::Tcp(probe) => return tcp::ask(connect(target).await?, probe).await.map(|()| None),
             Probe::Http(probe) => {
                 return http::ask(connect(target).await?, probe, &target.authority).await.map(|()| None);
+            }
+            Probe::Grpc(probe) => {
+                let stream = connect(target).await?;
+                return grpc::ask(stream, probe, &target.authority, target.check.timeout).await.map(|()| None);
             }
             Probe::Mysql(probe) => mysql::ask(connect(target).await?, probe).await,
             Probe::Postgres(probe) => postgres::ask(connect(target).await?, probe).await,
@@ -164,7 +170,7 @@ impl fmt::Display for Failure {
             Self::Response(e) => write!(f, "no response: {}", in_full(e)),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Text(came) => write!(f, "expect_text is not in the answer, which begins with \"{came}\""),
-            Self::Database(says) => f.write_str(says),
+            Self::Database(says) | Self::Grpc(says) => f.write_str(says),
             Self::Lag(Some(seconds)) => write!(f, "the replica is {seconds} s behind"),
             Self::Lag(None) => f.write_str("the replica does not replicate"),
         }

@@ -18,7 +18,8 @@ use super::attempt::{Failure, beginning, beside, holds};
 const MAX_HEAD: usize = 16 << 10;
 /// Bytes of a body that are looked through.
 const MAX_BODY: usize = 64 << 10;
-const AGENT: &str = concat!("bascule/", env!("CARGO_PKG_VERSION"), " (health check)");
+/// What probes call themselves.
+pub(super) const AGENT: &str = concat!("bascule/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// Whether the server answers as it should.
 pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -> Result<(), Failure> {
@@ -37,7 +38,8 @@ pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -
     let request = request.map_err(|e| Failure::Local(io::Error::new(io::ErrorKind::InvalidInput, e)))?;
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD);
-    let (mut sender, connection) = builder.handshake(TokioIo::new(stream)).await.map_err(Failure::Response)?;
+    let (mut sender, connection) =
+        builder.handshake(TokioIo::new(stream)).await.map_err(Failure::Response)?;
     let judge = async {
         let mut response = sender.send_request(request).await.map_err(Failure::Response)?;
         let status = response.status().as_u16();

@@ -11,6 +11,7 @@
 mod attempt;
 mod bounded;
 mod checker;
+mod grpc;
 mod http;
 mod mysql;
 mod postgres;

@@ -1,3 +1,4 @@
+mod grpc;
 mod pace;
 
 use std::collections::HashMap;

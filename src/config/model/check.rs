@@ -35,6 +35,8 @@ pub enum Probe {
     Tcp(TcpProbe),
     /// It answers a request.
     Http(HttpProbe),
+    /// It says that it serves, by gRPC's health checking protocol.
+    Grpc(GrpcProbe),
     /// MySQL or MariaDB lets the user in and says what it is.
     Mysql(DatabaseProbe),
     /// PostgreSQL does.
@@ -48,6 +50,13 @@ impl Probe {
     pub fn knows_roles(&self) -> bool {
         matches!(self, Self::Mysql(_) | Self::Postgres(_) | Self::Redis(_))
     }
+}
+
+/// A call of `grpc.health.v1.Health/Check`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GrpcProbe {
+    /// Which service is asked about; empty: the server as a whole.
+    pub service: Arc<str>,
 }
 
 /// A login and a question about replication.

@@ -4,9 +4,10 @@ use super::*;
 
 table! {
     /// `[pool.NAME.health_check]`
-    struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, db: RawDatabaseCheck {
-        /// "tcp": a connection is made, and may be talked to; "http": a request is answered; "mysql" (MariaDB too), "postgres",
-        /// "redis": the database answers, and says whether it is a primary or a replica.
+    struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, grpc: RawGrpcCheck, db: RawDatabaseCheck {
+        /// "tcp": a connection is made, and may be talked to; "http": a request is answered; "grpc": the server says that it
+        /// serves, by grpc.health.v1.Health over HTTP/2 without TLS; "mysql" (MariaDB too), "postgres", "redis": the database
+        /// answers, and says whether it is a primary or a replica.
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
         interval: Period = "2s",
@@ -55,6 +56,14 @@ table! {
         expect: Several<Statuses> = ["2xx", "3xx"],
         /// Further fields of the request: NAME = "value"; a value may be a secret: { file }, { env } or { credential }.
         headers: Named<HeaderValue> = {},
+    }
+}
+
+table! {
+    /// Keys of health checks with `type = "grpc"`
+    struct RawGrpcCheck {
+        /// The service that is asked about: nginx Plus' grpc_service. "": the server as a whole.
+        service: String = "",
     }
 }
 

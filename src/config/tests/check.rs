@@ -72,6 +72,13 @@ fn a_check_is_what_is_written() {
 }
 
 #[test]
+fn a_check_may_be_a_call_of_grpc() {
+    let grpc = check("health_check = { type = \"grpc\", service = \"shop.Cart\" }").probe;
+    assert_eq!(grpc, Probe::Grpc(GrpcProbe { service: "shop.Cart".into() }));
+    assert_eq!(check("health_check.type = \"grpc\"").probe, Probe::Grpc(GrpcProbe { service: "".into() }));
+}
+
+#[test]
 fn the_default_timeout_is_never_above_the_interval() {
     let timeout = |keys: &str| check(&format!("health_check = {{ {keys} }}")).timeout.as_millis();
     assert_eq!(timeout("interval = \"100ms\""), 100);
@@ -142,6 +149,7 @@ fn words_of_haproxy_lead_to_the_keys_of_checks() {
         ("spread-checks", "`jitter`"),
         ("init-state", "`initial_state`"),
         ("downinter", "`fast_interval`"),
+        ("grpc_service", "`service`"),
     ] {
         assert!(help(word).is_some_and(|help| help.starts_with("here: ") && help.contains(key)), "{word}");
     }

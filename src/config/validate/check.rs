@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::{Context, is_field_value, is_token, settings};
 use crate::config::decode::{At, Keys, OrOff};
-use crate::config::model::{DatabaseProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
+use crate::config::model::{DatabaseProbe, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
 use crate::config::words::CheckType;
 use crate::health::{Pace, Thresholds};
@@ -47,6 +47,11 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
             cx.problems.error(place, format!("`{key}` needs type = \"http\""));
         }
     }
+    if kind != CheckType::Grpc {
+        for (key, place) in raw.grpc.given() {
+            cx.problems.error(place, format!("`{key}` needs type = \"grpc\""));
+        }
+    }
     if !kind.knows_roles() {
         for (key, place) in raw.db.given() {
             cx.problems.error(place, format!("`{key}` is for checks of databases")).help(KNOW_ROLES);
@@ -57,6 +62,7 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
             Probe::Tcp(TcpProbe { send: raw.tcp.send.get().map(|text| text.as_str().into()), expect: expect_text })
         }
         CheckType::Http => Probe::Http(http(&raw.http, expect_text, cx)),
+        CheckType::Grpc => Probe::Grpc(GrpcProbe { service: raw.grpc.service.as_str().into() }),
         CheckType::Mysql => Probe::Mysql(database(kind, &raw.db, cx)),
         CheckType::Postgres => Probe::Postgres(database(kind, &raw.db, cx)),
         CheckType::Redis => Probe::Redis(database(kind, &raw.db, cx)),

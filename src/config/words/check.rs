@@ -12,6 +12,7 @@ use crate::health::{Role, Verdict};
 pub(in crate::config) enum CheckType {
     Tcp,
     Http,
+    Grpc,
     Mysql,
     Postgres,
     Redis,
@@ -20,6 +21,7 @@ pub(in crate::config) enum CheckType {
 choices!(CheckType {
     "tcp" => Self::Tcp,
     "http" => Self::Http,
+    "grpc" => Self::Grpc,
     "mysql" => Self::Mysql,
     "postgres" => Self::Postgres,
     "redis" => Self::Redis,

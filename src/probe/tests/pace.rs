@@ -125,7 +125,7 @@ async fn a_conflict_is_found_out_fast_and_then_watched_at_leisure() {
 /// Paused, the clock goes on by itself when nothing else is to be done.
 #[tokio::test(start_paused = true)]
 async fn a_black_hole_is_out_in_time_whatever_it_swallows() {
-    let kinds = ["tcp", "http", "mysql", "postgres", "redis"];
+    let kinds = ["tcp", "http", "grpc", "mysql", "postgres", "redis"];
     let hello = "send = \"hello\"\nexpect_text = \"hello\"";
     for accepts in [false, true] {
         for kind in kinds {
