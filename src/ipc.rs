@@ -36,7 +36,7 @@ use crate::config::model::Overrides;
 use crate::sys::memfd::{self, MemfdError};
 
 /// First byte of every packet; grows when the meaning of messages changes.
-pub const VERSION: u8 = 4;
+pub const VERSION: u8 = 5;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -108,6 +108,13 @@ pub enum ToProxy {
     ReopenLogs {
         /// Paths as in the configuration.
         files: Vec<PathBuf>,
+    },
+    /// The answer to [`FromProxy::CheckDue`].
+    Checked {
+        /// As in the question.
+        token: u64,
+        /// What came of it.
+        outcome: CheckOutcome,
     },
     /// Say [`FromProxy::Answer`].
     Ask {
@@ -193,7 +200,19 @@ pub struct ListenerSockets {
     pub shards: usize,
 }
 
-/// What the proxy says: a closed list, none of which makes the supervisor do more than watch, keep and log.
+/// What the command of a health check says of a server.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub enum CheckOutcome {
+    /// It ended with status 0.
+    Good,
+    /// It did not, or not in time; why.
+    Bad(String),
+    /// It was not run, which says nothing of the server; why.
+    NotRun(String),
+}
+
+/// What the proxy says: a closed list, none of which makes the supervisor do more than watch, keep and log, and run the
+/// commands of its own configuration no more often than that says.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum FromProxy {
     /// Every worker accepts.
@@ -248,6 +267,18 @@ pub enum FromProxy {
     Aborted {
         /// As in the order.
         token: u64,
+    },
+    /// By its schedule a server whose check is a command is to be checked now: to be answered by [`ToProxy::Checked`], or
+    /// not at all. Which command that is, for which servers, and how often at most, is not for the proxy to say.
+    CheckDue {
+        /// Comes back with the answer.
+        token: u64,
+        /// Name of the pool.
+        pool: Arc<str>,
+        /// Name of the server in it.
+        server: Arc<str>,
+        /// Where it is checked; of a server without a name in the DNS this is known.
+        address: SocketAddr,
     },
     /// The pools that virtual routers track: after [`FromProxy::Ready`], and when any of them has changed. Never said when
     /// there are none.

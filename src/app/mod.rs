@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! bascule run   ── supervisor (this process) ──socketpair── proxy (a child of its own user)
-//!                   ├─ scripts and notify commands, as script_user
+//!                   ├─ scripts, notify commands and those of health checks, as script_user
 //!                   └─ webhook (a child for each post)
 //! bascule demo  ── the same, with three backends on a thread
 //! bascule check ── config only
@@ -17,6 +17,7 @@ mod background;
 mod backoff;
 mod child;
 mod client;
+mod commands;
 mod completion;
 mod condition;
 mod demo;

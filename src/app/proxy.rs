@@ -7,6 +7,7 @@
 //! When the supervisor dies it goes on serving, so that the vrrp process can hand the addresses over, and ends when the
 //! pipe does. It ends at once when a supervisor that lives closes the socketpair.
 
+mod commands;
 mod names;
 mod reload;
 
@@ -28,6 +29,7 @@ use tracing::{debug, error, warn};
 
 use crate::app::answers::Answers;
 use crate::app::at;
+use crate::app::proxy::commands::Commands;
 use crate::app::proxy::names::Names;
 use crate::app::proxy::reload::{Apply, Reload};
 use crate::app::watchdog::heartbeat_interval;
@@ -136,9 +138,10 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
     // Boxes that start together do not probe together.
     let seed = crate::net::clock::now_micros();
     // Tasks of the runtime; they start with it.
+    let (orders, commands) = Commands::new();
     let checker = {
         let _inside = runtime.enter();
-        Checker::new(Network, seed, Arc::clone(&turned))
+        Checker::new(Network::new(orders), seed, Arc::clone(&turned))
     };
     let control = Control {
         channel: &mut channel,
@@ -151,6 +154,7 @@ pub(super) fn run(identity: Option<Identity>, supervisor: i32, guarded: bool) ->
         level,
         reload: Reload::default(),
         checker,
+        commands,
         turned,
         drain_at: None,
         draining: false,
@@ -204,6 +208,7 @@ async fn begin(channel: OwnedFd) -> Result<(SupervisorChannel, Start, Vec<OwnedF
             | ToProxy::Quiet { .. }
             | ToProxy::Abort { .. }
             | ToProxy::ReopenLogs { .. }
+            | ToProxy::Checked { .. }
             | ToProxy::Ask { .. }
             | ToProxy::Stop,
             _,
@@ -308,6 +313,8 @@ struct Control<'a> {
     level: LevelHandle,
     reload: Reload,
     checker: Checker,
+    /// What the checker has run.
+    commands: Commands,
     /// A server has got another verdict.
     turned: Arc<Notify>,
     /// When the accept queues are left.
@@ -358,6 +365,7 @@ impl Control<'_> {
                 _ = state.tick() => {
                     self.report_state();
                     self.answers.look(self.engine);
+                    self.commands.give_up(Instant::now());
                 }
                 _ = pools.tick(), if tracking => self.report_pools(),
                 () = self.turned.notified() => {
@@ -387,6 +395,8 @@ impl Control<'_> {
                         self.say(&FromProxy::Quieted).await?;
                     }
                 }
+                // A proxy that was replaced leaves them to its successor.
+                due = self.commands.next(), if self.supervised && !self.draining => self.say(&due).await?,
                 Some(token) = self.aborts.recv() => self.say(&FromProxy::Aborted { token }).await?,
             }
         }
@@ -454,6 +464,7 @@ impl Control<'_> {
                 });
             }
             ToProxy::ReopenLogs { files } => self.engine.reopen_logs(files.into_iter().zip(descriptors).collect()),
+            ToProxy::Checked { token, outcome } => self.commands.answered(token, outcome),
             ToProxy::Ask { token, question } => {
                 if let Some(answer) = self.answers.answer(self.engine, &question) {
                     self.offer(&FromProxy::Answer { token, answer });

@@ -1,7 +1,7 @@
 //! Runs a program of the configuration, or our own helper: in a process group of its own, which ends with its limit.
 //!
-//! Nothing of ours reaches it: standard input and output are /dev/null, the directory is /, the environment one PATH, the
-//! user is `script_user`. To be driven by the main thread, which is the one that forks.
+//! Nothing of ours reaches it: standard input and output are /dev/null (or a pipe that is read), the directory is /, the
+//! environment one PATH and what it is to know, the user is `script_user`. To be driven by the main thread, which is the one that forks.
 
 use std::fmt;
 use std::io;
@@ -11,6 +11,7 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::net::unix::pipe;
 use tokio::process::Child;
 use tokio::time::timeout;
 use tracing::error;
@@ -66,12 +67,32 @@ pub(super) struct Running {
     group: Option<Pid>,
 }
 
-/// The only environment variable: what a login shell of root has.
+/// The environment variable that all have: what a login shell of root has.
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 impl Running {
     /// Starts `command` with `more` arguments, as `identity`; without one, as whom we are.
     pub(super) fn start(command: &Command, more: &[&str], identity: Option<Identity>) -> Result<Self, Failure> {
+        let mut process = Self::prepare(command, identity)?;
+        process.args(more).stdout(Stdio::null()).stderr(Stdio::null());
+        Self::spawn(process)
+    }
+
+    /// Starts `command` as `identity`, with `environment` beside PATH; what it writes comes out of the pipe.
+    pub(super) fn start_heard(
+        command: &Command,
+        environment: &[(&str, String)],
+        identity: Option<Identity>,
+    ) -> Result<(Self, pipe::Receiver), Failure> {
+        let mut process = Self::prepare(command, identity)?;
+        let (reader, writer) = io::pipe().map_err(Failure::Unborn)?;
+        let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(Failure::Unborn)?;
+        process.envs(environment.iter().map(|(name, value)| (name, value)));
+        process.stdout(writer.try_clone().map_err(Failure::Unborn)?).stderr(writer);
+        Ok((Self::spawn(process)?, reader))
+    }
+
+    fn prepare(command: &Command, identity: Option<Identity>) -> Result<tokio::process::Command, Failure> {
         let as_root = identity.map_or_else(|| rustix::process::geteuid().is_root(), |id| id.uid == 0);
         let mut process = if as_root {
             // What was looked at is what is executed: no link in between can be turned.
@@ -81,14 +102,13 @@ impl Running {
         } else {
             tokio::process::Command::new(&command.program)
         };
-        process.args(&command.arguments).args(more);
-        process.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        process.args(&command.arguments).stdin(Stdio::null());
         process.current_dir("/").env_clear().env("PATH", PATH);
         if let Some(Identity { uid, gid }) = identity {
             // Of root, this drops the supplementary groups too.
             process.uid(uid).gid(gid);
         }
-        Self::spawn(process)
+        Ok(process)
     }
 
     /// Starts `process` in a group of its own.

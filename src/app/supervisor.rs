@@ -10,6 +10,7 @@
 //!
 //! It runs on the main thread alone, which therefore is the one that forks.
 
+mod checks;
 mod orders;
 mod overrides;
 mod reload;
@@ -39,6 +40,7 @@ use crate::app::asks::Asks;
 use crate::app::at;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Lost, Program};
+use crate::app::commands::{Commands, Subject};
 use crate::app::duty::{Due, Duty};
 use crate::app::history::History;
 use crate::app::lock::{Lock, LockError};
@@ -160,6 +162,7 @@ struct Supervisor {
     /// While it stops: the proxy is done.
     drained: bool,
     strays: Strays,
+    commands: Commands,
 }
 
 /// The vrrp process is watched as closely, however patient the operator is with the proxy.
@@ -222,6 +225,7 @@ pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Res
             retired: Retired::default(),
             drained: false,
             strays: Strays::default(),
+            commands: Commands::new(),
         };
         supervisor.number();
         supervisor.serve(Signals::new().map_err(RunError::System)?).await
@@ -281,6 +285,7 @@ impl Supervisor {
                     self.asks.on_limit();
                     ControlFlow::Continue(())
                 }
+                done = self.commands.next() => self.on_checked(done).await,
                 asked = self.admin.next() => self.on_asked(asked).await,
                 due = self.reload.next() => self.on_reload_due(due).await,
                 _ = watch.tick() => self.on_watch().await,
@@ -453,6 +458,9 @@ impl Supervisor {
             Ok(FromProxy::Prepared { token }) => return self.on_prepared(token).await,
             Ok(FromProxy::Refused { token, reason }) => return self.on_refused(token, reason).await,
             Ok(FromProxy::Committed { token, trouble }) => return self.on_committed(token, trouble).await,
+            Ok(FromProxy::CheckDue { token, pool, server, address }) => {
+                self.on_check_due(token, Subject { pool, server, address });
+            }
             Ok(FromProxy::Pools(pools)) => {
                 if let Some(duty) = &mut self.duty {
                     duty.set_pools(pools).await;

@@ -106,7 +106,7 @@ table! {
         proxy_watchdog: Period = "2s",
         /// Client connections over all listeners; more are closed at accept.
         max_connections: Connections = 100000,
-        /// Whom scripts and notify commands run as when started as root.
+        /// Whom scripts, notify commands and those of health checks run as when started as root.
         script_user: String = "bascule",
         /// The program's own log, on stderr.
         log: RawLog = {},

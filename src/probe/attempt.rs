@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::{TcpSocket, TcpStream};
+use tokio::sync::mpsc;
 
 use crate::config::model::{self, HealthCheck, Probe};
 use crate::health::Role;
@@ -17,11 +18,16 @@ use crate::net::connect::is_local;
 use crate::pool::Server;
 use crate::sys::sockopt::set_bind_address_no_port;
 
+use super::exec::{Order, Runner};
 use super::{grpc, http, mysql, postgres, redis, tcp};
 
 /// Whom to probe, and how.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Target {
+    /// Name of the pool.
+    pub pool: Arc<str>,
+    /// Name of the server in it.
+    pub server: Arc<str>,
     /// What the pool's checks are.
     pub check: Arc<HealthCheck>,
     /// Where to connect to.
@@ -51,37 +57,54 @@ pub enum Failure {
     Database(String),
     /// What a server of gRPC says, or what is wrong with its answer.
     Grpc(String),
+    /// How the command ended, and what it said first.
+    Exec(String),
     /// A replica is so many seconds behind, or does not replicate at all.
     Lag(Option<u64>),
 }
 
 /// Makes probes: the [`Network`], or a script in tests.
 pub trait Attempt: Send + Sync + 'static {
-    /// Probes once, and gives the server's role if that is asked for; whoever calls limits the time. Dropping the future
-    /// ends the probe.
+    /// Probes once, and gives the server's role if that is asked for; whoever calls limits the time, but for commands.
+    /// Dropping the future ends the probe.
     fn attempt(&self, target: &Target) -> impl Future<Output = Result<Option<Role>, Failure>> + Send;
 }
 
-/// Probes over the network.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Network;
+/// Probes over the network, and has commands run elsewhere.
+#[derive(Debug, Clone)]
+pub struct Network(Runner);
+
+impl Network {
+    /// Commands are ordered by `orders`.
+    pub fn new(orders: mpsc::UnboundedSender<Order>) -> Self {
+        Self(Runner::new(orders))
+    }
+}
 
 impl Target {
     /// What `check` means for a server of `pool` whose host is written `host`.
     pub(super) fn new(check: &Arc<HealthCheck>, pool: &model::Pool, server: &Server, host: &str) -> Self {
-        let mut address = server.address;
-        if let Some(ip) = check.address {
-            address.set_ip(ip);
-        }
-        if let Some(port) = check.port {
-            address.set_port(port);
-        }
+        let address = check.target_of(server.address);
         let source = pool.source_addresses.iter().find(|source| source.is_ipv4() == address.is_ipv4());
         let authority = match address.port() {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         };
-        Self { check: check.clone(), address, source: source.copied(), authority }
+        let (pool, server) = (server.pool.clone(), server.name.clone());
+        Self { pool, server, check: check.clone(), address, source: source.copied(), authority }
+    }
+
+    /// After which a probe has failed; `None`: whoever runs it says so.
+    pub(super) fn limit(&self) -> Option<Duration> {
+        match self.check.probe {
+            Probe::Exec(_) => None,
+            Probe::Tcp(_)
+            | Probe::Http(_)
+            | Probe::Grpc(_)
+            | Probe::Mysql(_)
+            | Probe::Postgres(_)
+            | Probe::Redis(_) => Some(self.check.timeout),
+        }
     }
 }
 
@@ -103,6 +126,7 @@ impl Attempt for Network {
                 let stream = connect(target).await?;
                 return grpc::ask(stream, probe, &target.authority, target.check.timeout).await.map(|()| None);
             }
+            Probe::Exec(_) => return self.0.run(target).await.map(|()| None),
             Probe::Mysql(probe) => mysql::ask(connect(target).await?, probe).await,
             Probe::Postgres(probe) => postgres::ask(connect(target).await?, probe).await,
             Probe::Redis(probe) => redis::ask(connect(target).await?, probe).await,
@@ -170,7 +194,7 @@ impl fmt::Display for Failure {
             Self::Response(e) => write!(f, "no response: {}", in_full(e)),
             Self::Status(status) => write!(f, "status {status}"),
             Self::Text(came) => write!(f, "expect_text is not in the answer, which begins with \"{came}\""),
-            Self::Database(says) | Self::Grpc(says) => f.write_str(says),
+            Self::Database(says) | Self::Grpc(says) | Self::Exec(says) => f.write_str(says),
             Self::Lag(Some(seconds)) => write!(f, "the replica is {seconds} s behind"),
             Self::Lag(None) => f.write_str("the replica does not replicate"),
         }

@@ -135,9 +135,12 @@ impl<A: Attempt> Common<A> {
                 }
             }
             schedule.started(self.now());
-            let limit = watch.target.check.timeout;
-            let result = timeout(limit, self.attempts.attempt(&watch.target)).await;
-            if watch.on_result(result.unwrap_or(Err(Failure::TimedOut(limit)))) {
+            let attempt = self.attempts.attempt(&watch.target);
+            let result = match watch.target.limit() {
+                Some(limit) => timeout(limit, attempt).await.unwrap_or(Err(Failure::TimedOut(limit))),
+                None => attempt.await,
+            };
+            if watch.on_result(result) {
                 self.turned.notify_one();
             }
             if watch.hysteresis.is_turning() {

@@ -5,12 +5,15 @@
 //!                                                                                    |
 //!                     every worker's next pick  <-- Server's atomic, one log line <--+
 //! ```
+//! A check by command is a probe too, of which only the order leaves here: this process executes nothing.
+//!
 //! When a probe is due and what results mean is decided in `health`. A new kind of check is a variant of
 //! `config::model::Probe` and one more attempt of [`Network`]; nothing else here knows of kinds.
 
 mod attempt;
 mod bounded;
 mod checker;
+mod exec;
 mod grpc;
 mod http;
 mod mysql;
@@ -22,3 +25,4 @@ mod tests;
 
 pub use self::attempt::{Attempt, Failure, Network, Target};
 pub use self::checker::Checker;
+pub use self::exec::Order;

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::*;
@@ -298,6 +298,11 @@ fn targets_are_what_the_file_says() {
 
 // === over the network
 
+/// Nobody runs commands.
+fn network() -> Network {
+    Network::new(mpsc::unbounded_channel().0)
+}
+
 /// Probes `address` with a check of these keys; in words what came out.
 async fn probe(address: SocketAddr, keys: &str) -> Result<(), String> {
     probe_from(address, "", keys).await
@@ -309,7 +314,7 @@ async fn probe_from(address: SocketAddr, pool: &str, keys: &str) -> Result<(), S
     let check = pools[0].config.health_check.as_ref().unwrap();
     let (server, host) = pools[0].checked().next().unwrap();
     let target = Target::new(check, &pools[0].config, server, host);
-    match timeout(Duration::from_millis(500), Network.attempt(&target)).await {
+    match timeout(Duration::from_millis(500), network().attempt(&target)).await {
         Ok(result) => result.map(|_| ()).map_err(|failure| failure.to_string()),
         Err(_) => Err("silence".into()),
     }
@@ -510,4 +515,30 @@ async fn another_address_may_be_probed() {
     let elsewhere = SocketAddr::new("127.0.0.99".parse().unwrap(), address.port());
     assert!(probe(elsewhere, "type = \"http\"").await.unwrap_err().starts_with("no connection"));
     assert_eq!(probe(elsewhere, "type = \"http\"\naddress = \"127.0.0.1\"").await, Ok(()));
+}
+
+#[tokio::test]
+async fn whoever_runs_commands_says_what_came_of_them() {
+    let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();
+    let pools =
+        pools("[pool.p]\nservers = [\"10.0.0.1:80\"]\nhealth_check = { type = \"exec\", command = [\"/c\"] }\n", &[]);
+    let (server, host) = pools[0].checked().next().unwrap();
+    let check = pools[0].config.health_check.as_ref().unwrap();
+    let target = Target::new(check, &pools[0].config, server, host);
+    assert_eq!(target.limit(), None, "who runs it bounds it");
+    tokio::spawn(async move {
+        let mut answers = [Some(Ok(())), Some(Err(Failure::Exec("exit status: 1".into()))), None].into_iter();
+        while let (Some(order), Some(answer)) = (ordered.recv().await, answers.next()) {
+            assert_eq!((&*order.target.pool, &*order.target.server), ("p", "10.0.0.1:80"));
+            // Without an answer: dropped.
+            if let Some(answer) = answer {
+                let _ = order.reply.send(answer);
+            }
+        }
+    });
+    let network = Network::new(orders);
+    let says = async || network.attempt(&target).await.map_err(|failure| (failure.is_local(), failure.to_string()));
+    assert_eq!(says().await, Ok(None));
+    assert_eq!(says().await, Err((false, "exit status: 1".into())));
+    assert_eq!(says().await, Err((true, "this box cannot probe: the supervisor has run no command".into())));
 }

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 
 use crate::support::origin::Answering;
-use crate::support::{Instance, connect, free_addr, kill};
+use crate::support::{Instance, connect, free_addr, kill, wait_for};
 
 const CHECK: &str = "interval = \"300ms\"\ntimeout = \"300ms\"\nrise = 2\nfall = 3";
 /// fall x interval + timeout.
@@ -154,6 +154,47 @@ fn without_any_server_that_is_up_requests_are_answered_at_once() {
     let mut response = String::new();
     stream.read_to_string(&mut response).unwrap();
     assert!(response.starts_with("HTTP/1.1 502 "), "{response}");
+}
+
+#[test]
+fn a_command_decides_and_outlives_the_proxy() {
+    let (addr, server) = (free_addr(), free_addr());
+    let _server = Named::start("a", server);
+    let config = |text: &str| {
+        format!(
+            "[global]\nworkers = 1\nscript_user = \"root\"\n[listener.l]\nbind = [\"{addr}\"]\nprotocol = \"tcp\"\n\
+             pool = \"p\"\n[pool.p]\nservers = [{{ address = \"{server}\", name = \"a\" }}]\n[pool.p.health_check]\n\
+             type = \"exec\"\ncommand = [\"/bin/sh\", \"-c\", '{text}']\n{CHECK}\n"
+        )
+    };
+    let text = "test \"$BASCULE_POOL $BASCULE_SERVER\" = \"p a\" && test ! -e {dir}/ill || { echo it is ill; exit 4; }";
+    let instance = Instance::start(&config(text));
+    let ill = instance.dir().join("ill");
+    let state = || {
+        let server = &instance.status()["pools"][0]["servers"][0];
+        (server["state"].as_str().unwrap().to_owned(), server["why"].as_str().unwrap_or_default().to_owned())
+    };
+    wait_for("the first check", || (state().0 == "up").then_some(()));
+    assert_eq!(told(addr, 2), ["a", "a"]);
+    std::fs::write(&ill, "").unwrap();
+    instance.wait_for_log("server is down");
+    assert!(instance.log().contains("reason=exit status: 4: it is ill"), "{}", instance.log());
+    assert_eq!(state(), ("down".to_owned(), "health check: exit status: 4: it is ill".to_owned()));
+
+    let proxy = instance.proxy_pid();
+    kill(proxy, Signal::KILL).unwrap();
+    instance.next_proxy_pid(proxy);
+    wait_for("the next proxy", || instance.log().matches("proxy ready").nth(1).map(|_| ()));
+    assert_eq!(state().0, "down");
+    std::fs::remove_file(&ill).unwrap();
+    instance.wait_for_log("server is up");
+    assert_eq!(told(addr, 1), ["a"]);
+
+    // Another command, by a reload.
+    instance.write(&config("echo out of order; exit 1"));
+    instance.done(&["reload"]);
+    instance.wait_for_log("out of order");
+    assert_eq!(count(&instance, "server not probed"), 0, "{}", instance.log());
 }
 
 #[test]

@@ -331,6 +331,7 @@ impl Supervisor {
             warn!(error = %e, "the level of the log stays as it was");
         }
         self.standing.follow(&self.loaded.config);
+        self.commands.follow(&self.loaded.config);
         self.generation += 1;
         let how = match &step.wanted.what {
             What::File => "reload".to_owned(),

@@ -13,6 +13,7 @@ use crate::app::admin::Admin;
 use crate::app::asks::Asks;
 use crate::app::backoff::Backoff;
 use crate::app::child::{Child, Program, Spawned};
+use crate::app::commands::Commands;
 use crate::app::duty::Duty;
 use crate::app::history::History;
 use crate::app::lock::Lock;
@@ -120,6 +121,7 @@ fn adopt(
         retired,
         drained: false,
         strays,
+        commands: Commands::new(),
     })
 }
 

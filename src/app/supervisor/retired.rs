@@ -232,6 +232,7 @@ impl Supervisor {
                 | FromProxy::Refused { .. }
                 | FromProxy::Committed { .. }
                 | FromProxy::Overridden { .. }
+                | FromProxy::CheckDue { .. }
                 | FromProxy::Answer { .. },
             ) => {}
             Err(lost) => return self.lose_retired(pid, &lost).await,

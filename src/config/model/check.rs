@@ -1,11 +1,12 @@
 //! `[pool.NAME.health_check]`.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::Command;
 use crate::health::{Pace, Thresholds, Verdict};
 
 /// How the servers of a pool are checked.
@@ -35,6 +36,8 @@ pub enum Probe {
     Tcp(TcpProbe),
     /// It answers a request.
     Http(HttpProbe),
+    /// A command says so.
+    Exec(Command),
     /// It says that it serves, by gRPC's health checking protocol.
     Grpc(GrpcProbe),
     /// MySQL or MariaDB lets the user in and says what it is.
@@ -43,6 +46,13 @@ pub enum Probe {
     Postgres(DatabaseProbe),
     /// Redis, or what speaks as it does.
     Redis(DatabaseProbe),
+}
+
+impl HealthCheck {
+    /// Where a server at `address` is probed.
+    pub fn target_of(&self, address: SocketAddr) -> SocketAddr {
+        SocketAddr::new(self.address.unwrap_or(address.ip()), self.port.unwrap_or(address.port()))
+    }
 }
 
 impl Probe {

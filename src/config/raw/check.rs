@@ -4,10 +4,10 @@ use super::*;
 
 table! {
     /// `[pool.NAME.health_check]`
-    struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, grpc: RawGrpcCheck, db: RawDatabaseCheck {
+    struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, grpc: RawGrpcCheck, exec: RawExecCheck, db: RawDatabaseCheck {
         /// "tcp": a connection is made, and may be talked to; "http": a request is answered; "grpc": the server says that it
         /// serves, by grpc.health.v1.Health over HTTP/2 without TLS; "mysql" (MariaDB too), "postgres", "redis": the database
-        /// answers, and says whether it is a primary or a replica.
+        /// answers, and says whether it is a primary or a replica; "exec": a command ends with status 0.
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
         interval: Period = "2s",
@@ -64,6 +64,16 @@ table! {
     struct RawGrpcCheck {
         /// The service that is asked about: nginx Plus' grpc_service. "": the server as a whole.
         service: String = "",
+    }
+}
+
+table! {
+    /// Keys of health checks with `type = "exec"`
+    struct RawExecCheck {
+        /// The whole path of a program and its arguments, run as script_user with BASCULE_POOL, BASCULE_SERVER,
+        /// BASCULE_ADDRESS and BASCULE_PORT in its environment: HAProxy's external-check. Status 0 is good; otherwise the first
+        /// line that it writes is the reason in the log and in status.
+        command: List<String>,
     }
 }
 

@@ -72,10 +72,13 @@ fn a_check_is_what_is_written() {
 }
 
 #[test]
-fn a_check_may_be_a_call_of_grpc() {
+fn a_check_may_be_a_call_or_a_command() {
     let grpc = check("health_check = { type = \"grpc\", service = \"shop.Cart\" }").probe;
     assert_eq!(grpc, Probe::Grpc(GrpcProbe { service: "shop.Cart".into() }));
     assert_eq!(check("health_check.type = \"grpc\"").probe, Probe::Grpc(GrpcProbe { service: "".into() }));
+    let exec = check("health_check = { type = \"exec\", command = [\"/bin/check\", \"-v\"] }").probe;
+    let command = Command { program: "/bin/check".into(), arguments: vec!["-v".to_owned()] };
+    assert_eq!(exec, Probe::Exec(command));
 }
 
 #[test]
@@ -148,6 +151,7 @@ fn words_of_haproxy_lead_to_the_keys_of_checks() {
         ("tcp-check", "type = \"tcp\""),
         ("spread-checks", "`jitter`"),
         ("init-state", "`initial_state`"),
+        ("external-check", "type = \"exec\""),
         ("downinter", "`fast_interval`"),
         ("grpc_service", "`service`"),
     ] {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{Context, is_field_value, is_token, settings};
+use super::{Context, is_field_value, is_token, settings, track};
 use crate::config::decode::{At, Keys, OrOff};
 use crate::config::model::{DatabaseProbe, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
@@ -11,6 +11,7 @@ use crate::health::{Pace, Thresholds};
 use crate::template::Scope;
 
 pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>) -> Option<Arc<HealthCheck>> {
+    let place = raw.place;
     let raw = raw.0.as_ref()?;
     let (interval, timeout) = (raw.interval.get(), raw.timeout.get());
     if raw.timeout.given && timeout > interval {
@@ -52,6 +53,11 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
             cx.problems.error(place, format!("`{key}` needs type = \"grpc\""));
         }
     }
+    if kind != CheckType::Exec {
+        for (key, place) in raw.exec.given() {
+            cx.problems.error(place, format!("`{key}` needs type = \"exec\""));
+        }
+    }
     if !kind.knows_roles() {
         for (key, place) in raw.db.given() {
             cx.problems.error(place, format!("`{key}` is for checks of databases")).help(KNOW_ROLES);
@@ -63,6 +69,10 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         }
         CheckType::Http => Probe::Http(http(&raw.http, expect_text, cx)),
         CheckType::Grpc => Probe::Grpc(GrpcProbe { service: raw.grpc.service.as_str().into() }),
+        CheckType::Exec => {
+            let command = raw.exec.command.required("command", place, cx.problems)?;
+            Probe::Exec(track::required_command(command, cx)?)
+        }
         CheckType::Mysql => Probe::Mysql(database(kind, &raw.db, cx)),
         CheckType::Postgres => Probe::Postgres(database(kind, &raw.db, cx)),
         CheckType::Redis => Probe::Redis(database(kind, &raw.db, cx)),

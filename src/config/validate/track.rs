@@ -59,12 +59,7 @@ pub(super) fn scripts(raw: &RawVrrp, cx: &mut Context<'_>) -> Vec<Arc<TrackedScr
     let mut scripts = Vec::new();
     for script in raw.track_scripts.iter() {
         let Some(written) = script.command.required("command", script.place, cx.problems) else { continue };
-        if written.is_empty() && written.complete {
-            cx.problems
-                .error(written.place, "a command needs a program")
-                .help("[\"/usr/bin/test\", \"-e\", \"/file\"]");
-        }
-        let Some(command) = command(written, cx) else { continue };
+        let Some(command) = required_command(written, cx) else { continue };
         scripts.push(Arc::new(TrackedScript {
             command,
             interval: script.interval.get(),
@@ -79,6 +74,14 @@ pub(super) fn scripts(raw: &RawVrrp, cx: &mut Context<'_>) -> Vec<Arc<TrackedScr
 
 pub(super) fn notify(raw: &RawVrrp, cx: &mut Context<'_>) -> Option<Command> {
     command(&raw.notify, cx)
+}
+
+/// The program and its arguments.
+pub(super) fn required_command(written: &At<List<String>>, cx: &mut Context<'_>) -> Option<Command> {
+    if written.is_empty() && written.complete {
+        cx.problems.error(written.place, "a command needs a program").help("[\"/usr/bin/test\", \"-e\", \"/file\"]");
+    }
+    command(written, cx)
 }
 
 /// The program and its arguments; none in an empty list.

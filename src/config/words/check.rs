@@ -16,6 +16,7 @@ pub(in crate::config) enum CheckType {
     Mysql,
     Postgres,
     Redis,
+    Exec,
 }
 
 choices!(CheckType {
@@ -25,6 +26,7 @@ choices!(CheckType {
     "mysql" => Self::Mysql,
     "postgres" => Self::Postgres,
     "redis" => Self::Redis,
+    "exec" => Self::Exec,
 });
 
 impl CheckType {

@@ -149,7 +149,7 @@ async fn a_black_hole_is_out_in_time_whatever_it_swallows() {
             );
             let pools = pools(&text, &[]);
             let turned = Arc::new(Notify::new());
-            let mut checker = Checker::new(Network, 7, turned.clone());
+            let mut checker = Checker::new(network(), 7, turned.clone());
             let since = Instant::now();
             checker.set_pools(&pools);
             next(&turned).await;
