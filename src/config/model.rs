@@ -22,7 +22,7 @@ use crate::config::value::Cidr;
 use crate::health::Role;
 use crate::template::Template;
 
-pub use check::{DatabaseProbe, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
+pub use check::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{Algorithm, CircuitBreaker, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};

@@ -18,12 +18,12 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, Delay, ErrorPage, Failback, HeaderCondition, HeaderValue, InitialState, LogOverride,
-    NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect, RetryCondition,
-    SameSite, Server, ServerText, Statuses, StickyType, WantedRole, Workers,
+    AlgorithmName, CheckType, Delay, ErrorPage, ExpectText, Failback, HeaderCondition, HeaderValue, InitialState,
+    LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect,
+    RetryCondition, SameSite, Server, ServerText, Statuses, StickyType, WantedRole, Workers,
 };
 
-pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
+pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck, RawTextRegex};
 pub(super) use limit::{RawAdmission, RawLimit};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{

@@ -15,7 +15,7 @@ use super::help;
 use super::model::{Consistent, Freebind, Protocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
-pub(super) use check::{CheckType, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
+pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
 pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
 pub(super) use sticky::{SameSite, StickyType};

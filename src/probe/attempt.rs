@@ -174,11 +174,6 @@ pub(super) fn in_full(error: &impl std::error::Error) -> String {
     }
 }
 
-/// Whether `text` is somewhere in `came`.
-pub(super) fn holds(came: &[u8], text: &str) -> bool {
-    memchr::memmem::find(came, text.as_bytes()).is_some()
-}
-
 /// What there is to see of an answer in one line of a log.
 pub(super) fn beginning(came: &[u8]) -> String {
     let part = came.get(..64).unwrap_or(came);

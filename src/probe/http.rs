@@ -10,9 +10,9 @@ use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-use crate::config::model::HttpProbe;
+use crate::config::model::{Expected, HttpProbe};
 
-use super::attempt::{Failure, beginning, beside, holds};
+use super::attempt::{Failure, beginning, beside};
 
 /// Bytes of a response's head.
 const MAX_HEAD: usize = 16 << 10;
@@ -51,14 +51,15 @@ pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -
         while let Some(frame) = response.body_mut().frame().await {
             let Ok(data) = frame.map_err(Failure::Response)?.into_data() else { continue };
             body.extend_from_slice(data.get(..(MAX_BODY - body.len()).min(data.len())).unwrap_or_default());
-            if holds(&body, expected) {
+            // A regular expression may be about the end.
+            if matches!(expected, Expected::Text(_)) && expected.is_in(&body) {
                 return Ok(());
             }
             if body.len() >= MAX_BODY {
                 break;
             }
         }
-        Err(Failure::Text(beginning(&body)))
+        if expected.is_in(&body) { Ok(()) } else { Err(Failure::Text(beginning(&body))) }
     };
     beside(connection, judge).await
 }

@@ -5,7 +5,7 @@ use tokio::net::TcpStream;
 
 use crate::config::model::TcpProbe;
 
-use super::attempt::{Failure, beginning, holds};
+use super::attempt::{Failure, beginning};
 
 /// Bytes of an answer that are looked through.
 const MOST: usize = 16 << 10;
@@ -21,7 +21,7 @@ pub(super) async fn ask(mut stream: TcpStream, probe: &TcpProbe) -> Result<(), F
         let mut piece = [0; 1024];
         let read = stream.read(&mut piece).await.map_err(Failure::Connect)?;
         came.extend_from_slice(piece.get(..read).unwrap_or_default());
-        if holds(&came, expected) {
+        if expected.is_in(&came) {
             return Ok(());
         }
         if read == 0 {

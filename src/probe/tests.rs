@@ -518,6 +518,21 @@ async fn another_address_may_be_probed() {
 }
 
 #[tokio::test]
+async fn an_answer_may_have_to_match_a_pattern() {
+    let (address, _) = answering("220-mail\r\n220 ready\r\n").await;
+    let keys = |pattern: &str| format!("send = \"x\"\nexpect_text = {{ regex = '{pattern}' }}");
+    assert_eq!(probe(address, &keys("(?m)^220 ")).await, Ok(()));
+    let missed = probe(address, &keys("^250 ")).await.unwrap_err();
+    assert!(missed.starts_with("expect_text is not in the answer, which begins with \"220-mail"), "{missed}");
+    // The whole body, however it comes.
+    let body = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nready\r\n4\r\n not\r\n0\r\n\r\n";
+    let (address, _) = answering(body).await;
+    let keys = |pattern: &str| format!("type = \"http\"\nexpect_text = {{ regex = '{pattern}' }}");
+    assert!(probe(address, &keys("^ready$")).await.is_err());
+    assert_eq!(probe(address, &keys("^ready.not$")).await, Ok(()));
+}
+
+#[tokio::test]
 async fn whoever_runs_commands_says_what_came_of_them() {
     let (orders, mut ordered) = mpsc::unbounded_channel::<Order>();
     let pools =

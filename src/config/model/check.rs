@@ -6,6 +6,8 @@ use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
+use regex::bytes::Regex;
+
 use super::Command;
 use crate::health::{Pace, Thresholds, Verdict};
 
@@ -92,13 +94,44 @@ impl fmt::Debug for DatabaseProbe {
     }
 }
 
+/// What an answer is to hold.
+#[derive(Debug, Clone)]
+pub enum Expected {
+    /// This.
+    Text(Arc<str>),
+    /// What this matches.
+    Regex(Regex),
+}
+
+impl Expected {
+    /// Whether it is somewhere in `came`.
+    pub fn is_in(&self, came: &[u8]) -> bool {
+        match self {
+            Self::Text(text) => memchr::memmem::find(came, text.as_bytes()).is_some(),
+            Self::Regex(regex) => regex.is_match(came),
+        }
+    }
+}
+
+impl PartialEq for Expected {
+    fn eq(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Text(a), Self::Text(b)) => a == b,
+            (Self::Regex(a), Self::Regex(b)) => a.as_str() == b.as_str(),
+            (Self::Text(_), Self::Regex(_)) | (Self::Regex(_), Self::Text(_)) => false,
+        }
+    }
+}
+
+impl Eq for Expected {}
+
 /// What is said on a connection, and what is to come back.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct TcpProbe {
     /// Sent at once.
     pub send: Option<Arc<str>>,
     /// To be found in what comes.
-    pub expect: Option<Arc<str>>,
+    pub expect: Option<Expected>,
 }
 
 /// A request, judged by the status of the response, and by its body if that is asked for.
@@ -115,7 +148,7 @@ pub struct HttpProbe {
     /// Further fields; the values are never shown.
     pub headers: Vec<(Box<str>, Box<str>)>,
     /// To be found in the body.
-    pub expect_text: Option<Arc<str>>,
+    pub expect_text: Option<Expected>,
 }
 
 impl fmt::Debug for HttpProbe {

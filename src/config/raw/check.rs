@@ -30,8 +30,18 @@ table! {
         port: Int<1, 65_535>,
         /// Address to probe. Default: the server's.
         address: IpAddr,
-        /// tcp, http: a good answer holds this text; of an http response, its body within the first 64 KiB.
-        expect_text: String,
+        /// tcp, http: a good answer holds this text, or what matches { regex = "..." }; of an http response, its body within
+        /// the first 64 KiB.
+        expect_text: ExpectText,
+    }
+}
+
+table! {
+    /// `expect_text` of a health check
+    struct RawTextRegex {
+        /// Found anywhere in the answer unless anchored: HAProxy's rstring. tcp: in what has come so far; http: in the whole
+        /// body.
+        regex: String,
     }
 }
 

@@ -53,7 +53,7 @@ fn a_check_is_what_is_written() {
         host: Some("a.example.com".into()),
         expect: vec![204..=204, 400..=499],
         headers: vec![("Authorization".into(), "Basic eDp5".into())],
-        expect_text: Some("ready".into()),
+        expect_text: Some(Expected::Text("ready".into())),
     };
     let expected = HealthCheck {
         probe: Probe::Http(http),
@@ -67,18 +67,25 @@ fn a_check_is_what_is_written() {
     assert_eq!(written, expected);
     assert!(!format!("{written:?}").contains("eDp5"), "values may be secrets");
     let tcp = check("health_check = { send = \"PING\\r\\n\", expect_text = \"PONG\" }");
-    let said = TcpProbe { send: Some("PING\r\n".into()), expect: Some("PONG".into()) };
+    let said = TcpProbe { send: Some("PING\r\n".into()), expect: Some(Expected::Text("PONG".into())) };
     assert_eq!(tcp.probe, Probe::Tcp(said));
 }
 
 #[test]
-fn a_check_may_be_a_call_or_a_command() {
+fn a_check_may_be_a_call_a_command_or_a_pattern() {
     let grpc = check("health_check = { type = \"grpc\", service = \"shop.Cart\" }").probe;
     assert_eq!(grpc, Probe::Grpc(GrpcProbe { service: "shop.Cart".into() }));
     assert_eq!(check("health_check.type = \"grpc\"").probe, Probe::Grpc(GrpcProbe { service: "".into() }));
     let exec = check("health_check = { type = \"exec\", command = [\"/bin/check\", \"-v\"] }").probe;
     let command = Command { program: "/bin/check".into(), arguments: vec!["-v".to_owned()] };
     assert_eq!(exec, Probe::Exec(command));
+    let Probe::Tcp(probe) = check("health_check.expect_text = { regex = \"^220 .*ESMTP\" }").probe else {
+        panic!("tcp")
+    };
+    let expected = probe.expect.unwrap();
+    assert!(expected.is_in(b"220 mail ESMTP ready\r\n") && !expected.is_in(b"554 no"));
+    assert_eq!(expected, Expected::Regex(regex::bytes::Regex::new("^220 .*ESMTP").unwrap()));
+    assert_ne!(expected, Expected::Text("^220 .*ESMTP".into()));
 }
 
 #[test]

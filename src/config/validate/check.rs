@@ -4,9 +4,9 @@ use std::sync::Arc;
 
 use super::{Context, is_field_value, is_token, settings, track};
 use crate::config::decode::{At, Keys, OrOff};
-use crate::config::model::{DatabaseProbe, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
+use crate::config::model::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 use crate::config::raw::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck};
-use crate::config::words::CheckType;
+use crate::config::words::{CheckType, ExpectText};
 use crate::health::{Pace, Thresholds};
 use crate::template::Scope;
 
@@ -34,15 +34,12 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         }
     }
     let expect_text = raw.expect_text.get();
-    if let Some(text) = expect_text {
-        if !matches!(kind, CheckType::Tcp | CheckType::Http) {
-            cx.problems.error(text.key, "`expect_text` needs type = \"tcp\" or \"http\"");
-        }
-        if text.is_empty() {
-            cx.problems.error(text.place, "every answer holds this").help("leave it out, or write what is to come");
-        }
+    if let Some(text) = expect_text
+        && !matches!(kind, CheckType::Tcp | CheckType::Http)
+    {
+        cx.problems.error(text.key, "`expect_text` needs type = \"tcp\" or \"http\"");
     }
-    let expect_text = expect_text.map(|text| text.as_str().into());
+    let expect_text = expect_text.and_then(|text| expected(text, cx));
     if kind != CheckType::Http {
         for (key, place) in raw.http.given() {
             cx.problems.error(place, format!("`{key}` needs type = \"http\""));
@@ -113,7 +110,24 @@ fn database(kind: CheckType, raw: &RawDatabaseCheck, cx: &mut Context<'_>) -> Da
     }
 }
 
-fn http(raw: &RawHttpCheck, expect_text: Option<Arc<str>>, cx: &mut Context<'_>) -> HttpProbe {
+/// What an answer is to hold.
+fn expected(written: &At<ExpectText>, cx: &mut Context<'_>) -> Option<Expected> {
+    match &**written {
+        ExpectText::Plain(text) => {
+            if text.is_empty() {
+                let problem = cx.problems.error(written.place, "every answer holds this");
+                problem.help("leave it out, or write what is to come");
+            }
+            Some(Expected::Text(text.as_str().into()))
+        }
+        ExpectText::Regex(raw) => {
+            let pattern = raw.regex.required("regex", written.place, cx.problems)?;
+            cx.regex(pattern).map(Expected::Regex)
+        }
+    }
+}
+
+fn http(raw: &RawHttpCheck, expect_text: Option<Expected>, cx: &mut Context<'_>) -> HttpProbe {
     let method = &raw.method;
     if !is_token(method) || method.bytes().any(|b| b.is_ascii_lowercase()) {
         cx.problems.error(method.place, "not a method").help("such as \"GET\", \"HEAD\" or \"OPTIONS\"");

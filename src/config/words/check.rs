@@ -5,6 +5,7 @@ use std::ops::RangeInclusive;
 use crate::config::decode::{self, Decode, Int, Shape, choices};
 use crate::config::diagnostic::Problems;
 use crate::config::document::{Item, Value};
+use crate::config::raw::RawTextRegex;
 use crate::health::{Role, Verdict};
 
 /// `type`.
@@ -85,6 +86,28 @@ pub(in crate::config) enum Failback {
 }
 
 choices!(Failback { "always" => Self::Always, "manual" => Self::Manual });
+
+/// `expect_text`.
+#[derive(Debug, Clone)]
+pub(in crate::config) enum ExpectText {
+    Plain(String),
+    Regex(RawTextRegex),
+}
+
+impl Decode for ExpectText {
+    const SHAPE: &'static Shape = &Shape::OneOf(&[String::SHAPE, RawTextRegex::SHAPE]);
+
+    fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
+        match &item.value {
+            Value::String(text) => Some(Self::Plain(text.clone())),
+            Value::Table(_) => RawTextRegex::decode(item, problems).map(Self::Regex),
+            _ => {
+                decode::wrong_type(item, "a string, or { regex = \"...\" }", problems);
+                None
+            }
+        }
+    }
+}
 
 /// One of `expect`.
 #[derive(Debug, Clone)]
