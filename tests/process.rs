@@ -10,6 +10,8 @@ mod limits;
 mod reload;
 #[path = "process/roles.rs"]
 mod roles;
+#[path = "process/sick.rs"]
+mod sick;
 #[path = "process/status.rs"]
 mod status;
 #[path = "process/sticky.rs"]

@@ -25,6 +25,7 @@ mod budget;
 mod circuit;
 mod ejection;
 mod election;
+mod fallback;
 mod handover;
 mod latency;
 mod mirror;
@@ -70,6 +71,7 @@ pub use self::tried::{Tried, Wanted};
 use self::circuit::Circuit;
 use self::ejection::Ejections;
 use self::election::Election;
+use self::fallback::Fallen;
 use self::mirror::Copies;
 use self::panic::Panic;
 use self::passive::Limits;
@@ -102,6 +104,7 @@ pub struct Pool {
     circuit: Option<Arc<Circuit>>,
     /// `None`: clients do not stay with servers.
     sticky: Option<Box<Sticky>>,
+    fallen: Arc<Fallen>,
 }
 
 /// What has changed in a pool by itself, to be told once.
@@ -253,6 +256,8 @@ impl Pool {
         let copies = previous.map_or_else(Arc::default, |pool| pool.copies.clone());
         let circuit = config.circuit_breaker.as_ref();
         let circuit = circuit.map(|_| previous.and_then(|pool| pool.circuit.clone()).unwrap_or_default());
+        let fallen = previous.filter(|_| config.fallback.is_some());
+        let fallen = fallen.map_or_else(Arc::default, |pool| pool.fallen.clone());
         let budget = previous.map_or_else(Arc::default, |pool| pool.budget.clone());
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
@@ -271,6 +276,7 @@ impl Pool {
             copies,
             circuit,
             sticky,
+            fallen,
         }
     }
 

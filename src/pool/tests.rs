@@ -750,3 +750,17 @@ proptest! {
         prop_assert_eq!(pool.in_flight(), 0);
     }
 }
+
+#[test]
+fn a_fallback_is_told_once_when_it_begins_and_once_when_it_ends() {
+    let with_fallback = || model::Pool { fallback: Some("other".into()), ..config(vec![spec(1)]) };
+    let pool = build(with_fallback(), None);
+    let primary = Some(Wanted { role: Role::Primary, fallback: model::Fallback::None });
+    let told = |pool: &Pool| [true, true, false, false].map(|on| pool.falls_back(None, on));
+    assert_eq!(told(&pool), [true, false, true, false]);
+    assert!(pool.falls_back(primary, true) && !pool.falls_back(None, false), "each role for itself");
+    let next = build(with_fallback(), Some(&pool));
+    assert!(!next.falls_back(primary, true), "a reload is no change");
+    let without = build(config(vec![spec(1)]), Some(&next));
+    assert!(build(with_fallback(), Some(&without)).falls_back(primary, true), "it begins anew");
+}

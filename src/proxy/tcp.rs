@@ -16,7 +16,7 @@ use crate::proxy::listen::ListenerCtx;
 use crate::proxy::pump::{Framing, Pump, Recode};
 use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
-use crate::proxy::worker::{PoolLocal, Worker};
+use crate::proxy::worker::{PoolLocal, Worker, admit};
 use crate::telemetry::reason::Reason;
 
 /// A client connection.
@@ -50,7 +50,7 @@ impl Conn {
         let place = &view.snapshot.listeners[index];
         let Some(index) = place.pool else { return };
         let wanted = settings.roles.map(Wanted::from);
-        let admitted = view.snapshot.admit(index, wanted, worker.now());
+        let admitted = admit(&view.snapshot, index, wanted, worker.now());
         let index = admitted.as_ref().map_or(index, |(index, _)| *index);
         let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
         let log = place.log.clone();

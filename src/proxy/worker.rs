@@ -17,7 +17,9 @@ use crate::net::buffer::BufferPool;
 use crate::net::clock;
 use crate::net::pipe::PipePool;
 use crate::net::wheel::Wheel;
-use crate::pool::{Lease, News, Outcome, Overflow, PickError, PickInput, PickState, Pool, Tried};
+use crate::pool::{
+    CircuitOpen, Lease, News, Outcome, Overflow, Pass, PickError, PickInput, PickState, Pool, Tried, Wanted,
+};
 use crate::proxy::clients::Clients;
 use crate::proxy::errors::Recent;
 use crate::proxy::http::scratch::ScratchPool;
@@ -312,6 +314,32 @@ impl Worker {
     pub(crate) fn retired(&self) -> bool {
         self.shared.retired.load(Ordering::Acquire)
     }
+}
+
+/// [`Snapshot::admit`] of a request or connection; tells when another pool takes over, and when it does no more. For a
+/// pool without a fallback that is one look at its configuration.
+pub(crate) fn admit(
+    snapshot: &Snapshot,
+    index: usize,
+    wanted: Option<Wanted>,
+    now: Millis,
+) -> Result<(usize, Option<Pass>), CircuitOpen> {
+    let admitted = snapshot.admit(index, wanted, now);
+    let pool = &snapshot.pools[index];
+    if pool.config.fallback.is_some() {
+        let taker = admitted.as_ref().map_or(index, |(taker, _)| *taker);
+        if pool.falls_back(wanted, taker != index) {
+            let name = &pool.config.name;
+            if taker == index {
+                tracing::info!(pool = %name, "fallback_pool is not used any more");
+            } else {
+                let by = &snapshot.pools[taker].config.name;
+                let why = if pool.would_admit(now).is_ok() { "no server is available" } else { "the circuit is open" };
+                tracing::warn!(pool = %name, by = %by, "{why}: fallback_pool takes over");
+            }
+        }
+    }
+    admitted
 }
 
 /// Tells what has changed in a pool by itself: a panic, the end of an ejection, the circuit.

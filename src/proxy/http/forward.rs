@@ -19,7 +19,7 @@ use crate::proxy::http::mirror::Copying;
 use crate::proxy::http::scratch::Try;
 use crate::proxy::pump::{Framing, Pump, PumpError, Recode};
 use crate::proxy::tunnel::tunnel;
-use crate::proxy::worker::{PoolLocal, View};
+use crate::proxy::worker::{PoolLocal, View, admit};
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
 
@@ -53,7 +53,7 @@ impl<C: Transport> Exchange<'_, C> {
         if let Some(to) = copying {
             self.copy(&to, stream.is_some());
         }
-        let admitted = view.snapshot.admit(*index, roles.map(Wanted::from), self.conn.worker.now());
+        let admitted = admit(&view.snapshot, *index, roles.map(Wanted::from), self.conn.worker.now());
         let (at, mut pass) = admitted.map_err(|open| self.circuit_open(open))?;
         *index = at;
         let (pool, local) = (&view.snapshot.pools[at], &view.pools[at]);
