@@ -29,6 +29,11 @@ const UTF8: u8 = 33;
 /// "You have an error in your SQL syntax": the server has another word for it.
 const SYNTAX_ERROR: u16 = 1064;
 
+/// The server has forgotten the user's password, as it does when it starts and at FLUSH PRIVILEGES.
+const FULL_LOGIN: &str = "caching_sha2_password wants a full login, which needs TLS: log this user in once by the mysql \
+                          client on any box (again when the server has restarted), or identify the user by \
+                          mysql_native_password";
+
 /// What the server on `stream` is.
 pub(super) async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin, probe: &DatabaseProbe) -> Result<Role, Failure> {
     let mut wire = Wire { stream: Bounded::new(stream), sequence: 0 };
@@ -135,12 +140,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
                 }
                 // caching_sha2_password knows the user.
                 (Some(1), Some(3)) => {}
-                (Some(1), Some(4)) => {
-                    return Err(Failure::Database(
-                        "caching_sha2_password wants a first login over TLS: log this user in once by the mysql client"
-                            .to_owned(),
-                    ));
-                }
+                // The other way is the password itself, over TLS or encrypted for a key that nobody vouches for.
+                (Some(1), Some(4)) => return Err(Failure::Database(FULL_LOGIN.to_owned())),
                 _ => return Err(strange()),
             }
         }
@@ -343,6 +344,41 @@ mod tests {
         let text = b"\xff\x69\x04Host '192.0.2.11' is blocked because of many connection errors";
         let packet = [&[u8::try_from(text.len()).unwrap(), 0, 0, 0], &text[..]].concat();
         assert!(answered(&packet).unwrap_err().contains("is blocked because of many connection errors (1129)"));
+    }
+
+    /// Packets as they are sent, numbered from `first`.
+    fn packets(first: u8, payloads: &[&[u8]]) -> Vec<u8> {
+        let packet =
+            |(payload, n): (&&[u8], u8)| [&[u8::try_from(payload.len()).unwrap(), 0, 0, n][..], payload].concat();
+        payloads.iter().zip(first..).flat_map(packet).collect()
+    }
+
+    fn greeting(plugin: &str) -> Vec<u8> {
+        let nonce = b"abcdefghijklmnopqrst";
+        [&b"\x0a8.0.36\0\x01\0\0\0"[..], &nonce[..8], &[0; 19], &nonce[8..], b"\0", plugin.as_bytes(), b"\0"].concat()
+    }
+
+    #[test]
+    fn caching_sha2_password_lets_in_whom_it_knows_and_says_what_to_do_about_others() {
+        const OK: &[u8] = &[0, 0, 0, 2, 0, 0, 0];
+        let hello = greeting("caching_sha2_password");
+        // One column, its definition, the end of those, a row that says 0, the end of those.
+        let end = &[0xfe, 0, 0, 2, 0][..];
+        let read_only =
+            packets(1, &[&[1], b"\x03def\0\0\0\x01r\0\x0c\x3f\0\x01\0\0\0\x08\0\0\0\0\0", end, b"\x010", end]);
+        let known = [packets(0, &[&hello]), packets(2, &[&[1, 3], OK]), read_only.clone()].concat();
+        assert_eq!(answered(&known), Ok(Role::Primary));
+        let forgotten = [packets(0, &[&hello]), packets(2, &[&[1, 4]])].concat();
+        assert_eq!(answered(&forgotten), Err(FULL_LOGIN.to_owned()));
+
+        // The user has another plugin than the server.
+        let switch = [&b"\xfecaching_sha2_password\0"[..], b"abcdefghijklmnopqrst\0"].concat();
+        let hello = greeting("mysql_native_password");
+        let switched = [packets(0, &[&hello]), packets(2, &[&switch]), packets(4, &[&[1, 4]])].concat();
+        assert_eq!(answered(&switched), Err(FULL_LOGIN.to_owned()));
+        let switch = [&b"\xfesha256_password\0"[..], b"abcdefghijklmnopqrst\0"].concat();
+        let switched = [packets(0, &[&hello]), packets(2, &[&switch])].concat();
+        assert!(answered(&switched).unwrap_err().contains("logs in by sha256_password, which is not known here"));
     }
 
     proptest! {
