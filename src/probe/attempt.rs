@@ -9,6 +9,7 @@ use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rustix::net::sockopt::set_tcp_quickack;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
@@ -147,11 +148,26 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
             bound => bound.map_err(Failure::Local)?,
         }
     }
+    if speaks_first(&target.check.probe) {
+        // The acknowledgement that ends the handshake goes with the request, or, as HAProxy does it, not at all where the
+        // server's has shown that it listens.
+        let _ = set_tcp_quickack(&socket, false);
+    }
     let failure = |e: io::Error| if is_local(&e) { Failure::Local(e) } else { Failure::Connect(e) };
     let stream = socket.connect(target.address).await.map_err(failure)?;
     // Closed by a reset, as HAProxy does: a thousand probes a second would leave 60,000 sockets in TIME_WAIT.
     let _ = stream.set_zero_linger();
     Ok(stream)
+}
+
+/// Whether nothing is waited for between the connection and the request, or the end of the probe.
+fn speaks_first(probe: &Probe) -> bool {
+    match probe {
+        Probe::Tcp(probe) => probe.send.is_some() || probe.expect.is_none(),
+        // MySQL greets, and needs the whole handshake for that.
+        Probe::Mysql(_) | Probe::Exec(_) => false,
+        Probe::Http(_) | Probe::Grpc(_) | Probe::Postgres(_) | Probe::Redis(_) => true,
+    }
 }
 
 /// Does `work` while its connection is driven, of which nothing else is wanted: how it ends is told to the work.

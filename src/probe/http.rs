@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use crate::config::model::{Expected, HttpProbe};
 
 use super::attempt::{Failure, beginning, beside};
+use super::bounded::Bounded;
 
 /// Bytes of a response's head.
 const MAX_HEAD: usize = 16 << 10;
@@ -39,7 +40,7 @@ pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -
     let mut builder = http1::Builder::new();
     builder.max_buf_size(MAX_HEAD);
     let (mut sender, connection) =
-        builder.handshake(TokioIo::new(stream)).await.map_err(Failure::Response)?;
+        builder.handshake(TokioIo::new(Bounded::new(stream))).await.map_err(Failure::Response)?;
     let judge = async {
         let mut response = sender.send_request(request).await.map_err(Failure::Response)?;
         let status = response.status().as_u16();
