@@ -102,6 +102,9 @@ impl fmt::Display for StartError {
 
 /// Between two summaries for a successor.
 const STATE_INTERVAL: Duration = Duration::from_secs(1);
+/// The summary of thousands of servers takes its time: it is made after at least so many times that, or when it is old.
+const STATE_PACE: u32 = 200;
+const LONGEST_STATE_INTERVAL: Duration = Duration::from_secs(5);
 /// Between two looks at the pools that virtual routers track.
 const POOLS_INTERVAL: Duration = Duration::from_millis(100);
 /// From the end of the socketpair until the kernel tells whether the supervisor has died: it closes a dying process's
@@ -265,7 +268,7 @@ struct Prepared {
 /// What a proxy knows that its successor can use.
 #[derive(Debug, Default, Serialize, Deserialize)]
 struct State {
-    servers: serde_json::Value,
+    servers: Box<RawValue>,
     addresses: Addresses,
 }
 
@@ -295,7 +298,7 @@ fn start_engine(
     }
     let addresses = names.addresses();
     process::reserve_descriptors(config.global.descriptors());
-    let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, state.servers);
+    let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, &state.servers);
     Ok((engine.map_err(StartError::Engine)?, names, level))
 }
 
@@ -340,6 +343,7 @@ impl Control<'_> {
         self.say(&FromProxy::Ready).await?;
         let mut heartbeat = self.settle_in();
         let [mut state, mut pools] = [STATE_INTERVAL, POOLS_INTERVAL].map(timer);
+        let mut state_due = Instant::now();
         loop {
             let tracking = self.pools.is_some();
             // Cancel-safe: timers, channels that keep what came in part, and waits for a condition.
@@ -362,8 +366,12 @@ impl Control<'_> {
                 () = at(self.death_at) => self.on_death_due(),
                 () = released(self.guard.as_ref()) => std::process::exit(1),
                 _ = heartbeat.tick() => self.heartbeat(),
-                _ = state.tick() => {
-                    self.report_state();
+                now = state.tick() => {
+                    if now >= state_due {
+                        let began = Instant::now();
+                        self.report_state();
+                        state_due = now + (began.elapsed() * STATE_PACE).min(LONGEST_STATE_INTERVAL);
+                    }
                     self.answers.look(self.engine);
                     self.commands.give_up(Instant::now());
                 }
@@ -446,7 +454,7 @@ impl Control<'_> {
                 let servers =
                     |state: Box<RawValue>| serde_json::from_str(state.get()).map(|State { servers, .. }| servers);
                 if let (Ok(since), Ok(until)) = (servers(since), servers(until)) {
-                    self.engine.count(since, until);
+                    self.engine.count(&since, &until);
                 }
             }
             ToProxy::Quiet { on: true, twice } => (self.quieting, self.again) = (Some(self.engine.quiet()), twice),

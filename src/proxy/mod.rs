@@ -32,6 +32,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Weak};
 
 use arc_swap::ArcSwap;
+use serde_json::value::RawValue;
 use tokio::sync::Notify;
 
 use crate::config::model::{Config, Overrides};
@@ -135,14 +136,14 @@ impl Engine {
         listeners: Vec<BoundListener>,
         log_files: Vec<(PathBuf, OwnedFd)>,
         addresses: &Addresses,
-        state: serde_json::Value,
+        state: &RawValue,
     ) -> io::Result<Self> {
         let sinks = Arc::new(Sinks::start()?);
         for (path, fd) in log_files {
             sinks.set_file(&path, fd);
         }
         let snapshot = Snapshot::build(Arc::new(config), Arc::new(overrides), addresses, &sinks, None);
-        if let Ok(states) = serde_json::from_value::<Vec<ServerState>>(state) {
+        if let Ok(states) = serde_json::from_str::<Vec<ServerState>>(state.get()) {
             for pool in &snapshot.pools {
                 pool.import(&states, clock::now());
             }
@@ -400,15 +401,15 @@ impl Engine {
     }
 
     /// What a successor needs to know of the servers.
-    pub fn state(&self) -> serde_json::Value {
+    pub fn state(&self) -> Box<RawValue> {
         let snapshot = self.shared.snapshot.load();
         let states: Vec<ServerState> = snapshot.pools.iter().flat_map(|p| p.export()).collect();
-        serde_json::to_value(states).unwrap_or_default()
+        serde_json::value::to_raw_value(&states).unwrap_or_default()
     }
 
     /// Counts what another engine has counted from its state `since` to its state `until`.
-    pub fn count(&self, since: serde_json::Value, until: serde_json::Value) {
-        let states = serde_json::from_value::<Vec<ServerState>>;
+    pub fn count(&self, since: &RawValue, until: &RawValue) {
+        let states = |state: &RawValue| serde_json::from_str::<Vec<ServerState>>(state.get());
         if let (Ok(since), Ok(until)) = (states(since), states(until)) {
             self.shared.snapshot.load().pools.iter().for_each(|pool| pool.count(&since, &until));
         }

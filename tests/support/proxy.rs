@@ -58,9 +58,15 @@ impl Proxy {
         let (ours, theirs) = UnixStream::pair().unwrap();
         ours.set_read_timeout(Some(PATIENCE)).unwrap();
         let files = vec![(PathBuf::from("/log"), theirs.into())];
-        let engine =
-            Engine::start(config, Default::default(), listeners, files, &Default::default(), serde_json::Value::Null)
-                .unwrap();
+        let engine = Engine::start(
+            config,
+            Default::default(),
+            listeners,
+            files,
+            &Default::default(),
+            serde_json::value::RawValue::NULL,
+        )
+        .unwrap();
         Self { engine, bound, sockets, log: BufReader::new(ours) }
     }
 
