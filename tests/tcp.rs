@@ -249,7 +249,7 @@ fn a_failed_server_is_tried_again_after_fail_timeout() {
 fn a_client_whose_servers_all_refuse_is_reset() {
     let refusing = [Refusing::new(), Refusing::new()];
     let proxy = Proxy::start(&refusing.each_ref().map(|r| r.addr), "", "");
-    assert_reset(&proxy.connect());
+    proxy.expect_reset();
     let line = &proxy.log(1)[0];
     assert!(line.contains(" \"-\" 502 0 "), "{line}");
     assert_eq!(field(line, "tries"), "2");
@@ -268,7 +268,7 @@ fn a_server_that_does_not_answer_is_given_up_after_connect_timeout() {
     assert!(field(slow, "connect").parse::<f64>().unwrap() >= 0.3, "{slow}");
 
     let proxy = Proxy::start(&[hole.addr], "", "connect_timeout = \"300ms\"");
-    assert_reset(&proxy.connect());
+    proxy.expect_reset();
     assert_eq!(field(&proxy.log(1)[0], "reason"), "connect_timeout");
 }
 
