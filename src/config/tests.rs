@@ -366,7 +366,7 @@ fn sites_and_routes_as_written() {
     assert!(matches!(shop.routes[3].action, Action::Close));
     let Action::Split { shares, .. } = &shop.routes[5].action else { panic!("{:?}", shop.routes[5].action) };
     assert_eq!(shares.iter().map(|share| share.weight).collect::<Vec<_>>(), [95, 5, 0]);
-    assert!(matches!(shop.routes[5].action, Action::Redirect { status: 301, .. }));
+    assert!(matches!(shop.routes[6].action, Action::Redirect { status: 301, .. }));
 }
 
 #[test]
