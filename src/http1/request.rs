@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use super::field::{Field, Span};
+use super::cookie;
+use super::field::{Field, FieldName, Span};
 use super::framing::{Body, HeadError, Meaning, Side, decimal, elements, parse_fields};
 use super::scan::{self, LineEnd};
 use super::{Limits, Parse, Version};
@@ -196,6 +197,18 @@ impl RequestHead {
         let mut fields = std::mem::take(&mut self.fields);
         fields.clear();
         *self = Self { fields, ..Self::default() };
+    }
+
+    /// The values of the fields called `name`, whatever its case; `bytes` are those that were parsed.
+    pub fn values<'b>(&self, bytes: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
+        let named = self.fields.iter().filter(move |f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
+        named.map(move |f| f.value.of(bytes))
+    }
+
+    /// The values of the cookies called `name`, as it is written; `bytes` are those that were parsed.
+    pub fn cookies<'b>(&self, bytes: &'b [u8], name: &str) -> impl Iterator<Item = &'b [u8]> {
+        let fields = self.fields.iter().filter(|f| f.kind == FieldName::Cookie);
+        fields.flat_map(move |f| cookie::values(f.value.of(bytes), name))
     }
 
     /// Parses the head at the front of `buf`, from its first byte: no state is kept between calls. Refuses at the first

@@ -193,10 +193,7 @@ fn explain_http(
         Err(error) => return Ok(refused(to, 400, &error.to_string())),
     };
     to.path = String::from_utf8_lossy(path).into_owned();
-    let header = |name: &str| {
-        let mut fields = head.fields.iter();
-        fields.find(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes())).map(|f| f.value.of(bytes))
-    };
+    let header = |name: &str| head.values(bytes, name).next();
     let (host, method) = (head.host.of(bytes), head.method_span.of(bytes));
     let view = &snapshot.listeners[index];
     let found = view.routes.find(host, method, path, &header);
@@ -529,10 +526,9 @@ impl Variables for ImaginedVars<'_> {
             Var::Listener => out.extend_from_slice(self.listener.as_bytes()),
             Var::ConnectionRequests => decimal(out, 1),
             Var::Http(name) => {
-                let named = head.fields.iter().filter(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
-                for (i, field) in named.enumerate() {
+                for (i, value) in head.values(bytes, name).enumerate() {
                     out.extend_from_slice(if i > 0 { b", " } else { b"" });
-                    out.extend_from_slice(field.value.of(bytes));
+                    out.extend_from_slice(value);
                 }
             }
             Var::Arg(name) => out.extend_from_slice(pair(query.split(|&b| b == b'&'), name)),

@@ -157,6 +157,18 @@ fn on_socket(socket: &str, text: &str) -> Option<String> {
     output.status.success().then(|| String::from_utf8_lossy(&output.stdout).trim().to_owned())
 }
 
+/// A MariaDB, and one that replicates it and is read-only; each with its socket.
+fn mariadb_with_replica(dir: &TempDir) -> [(Server, String); 2] {
+    let (old, new) = (mariadb(dir, "old", 1), mariadb(dir, "new", 2));
+    let source = format!(
+        "SET GLOBAL read_only = 1; CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'copy', \
+         master_password = 'copy'; START SLAVE",
+        old.0.addr.port()
+    );
+    on_socket(&new.1, &source).unwrap();
+    [old, new]
+}
+
 fn over(addr: SocketAddr, text: &str) -> Option<String> {
     let port = addr.port().to_string();
     let login = ["--no-defaults", "-ucopy", "-pcopy", "-h127.0.0.1", "-N", "-P", &port, "-e", text];
@@ -167,14 +179,7 @@ fn over(addr: SocketAddr, text: &str) -> Option<String> {
 #[test]
 fn the_checks_of_mariadb_know_who_is_read_only_and_whether_it_replicates() {
     let dir = shared_dir();
-    let (old, old_socket) = mariadb(&dir, "old", 1);
-    let (new, new_socket) = mariadb(&dir, "new", 2);
-    let source = format!(
-        "SET GLOBAL read_only = 1; CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'copy', \
-         master_password = 'copy'; START SLAVE",
-        old.addr.port()
-    );
-    on_socket(&new_socket, &source).unwrap();
+    let [(old, old_socket), (new, new_socket)] = mariadb_with_replica(&dir);
     let write = free_addr();
     let instance = before(write, [old.addr, new.addr], "type = \"mysql\", password = \"known\"");
     let id = || over(write, "SELECT @@server_id");
@@ -229,14 +234,7 @@ fn write_in_a_session(write: SocketAddr, first: u64) -> JoinHandle<Vec<u64>> {
 #[test]
 fn no_write_comes_to_the_old_mariadb_once_another_is_the_primary() {
     let dir = shared_dir();
-    let (old, old_socket) = mariadb(&dir, "old", 1);
-    let (new, new_socket) = mariadb(&dir, "new", 2);
-    let source = format!(
-        "SET GLOBAL read_only = 1; CHANGE MASTER TO master_host = '127.0.0.1', master_port = {}, master_user = 'copy', \
-         master_password = 'copy'; START SLAVE",
-        old.addr.port()
-    );
-    on_socket(&new_socket, &source).unwrap();
+    let [(old, old_socket), (new, new_socket)] = mariadb_with_replica(&dir);
     on_socket(&old_socket, "CREATE DATABASE load_test; CREATE TABLE load_test.written (n bigint)").unwrap();
     let write = free_addr();
     let instance = before(write, [old.addr, new.addr], "type = \"mysql\", password = \"known\"");

@@ -44,7 +44,11 @@ servers = ["db.example.com:3306"]
 "#;
 
 fn snapshot() -> Snapshot {
-    let config = config::parse_effective(FILE, "box").unwrap_or_else(|errors| panic!("{errors}"));
+    snapshot_of(FILE)
+}
+
+fn snapshot_of(file: &str) -> Snapshot {
+    let config = config::parse_effective(file, "box").unwrap_or_else(|errors| panic!("{errors}"));
     let sinks = Sinks::start().unwrap();
     Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None)
 }
@@ -136,9 +140,7 @@ fn lists_and_limits_are_named_with_what_decides() {
         .replace("pool = \"web\"\n", "pool = \"web\"\nlimits = [\"key\", \"all\"]\ndeny = [\"10.0.0.0/8\"]\n")
         + "[limit.all]\nconcurrent = 5\nprefix_ipv4 = 24\n[limit.key]\nkey = \"$http_x_key\"\nrate = \"10/s\"\nburst = 9\n\
            delay = 3\ndry_run = true\n";
-    let config = config::parse_effective(&text, "box").unwrap_or_else(|errors| panic!("{errors}"));
-    let sinks = Sinks::start().unwrap();
-    let snapshot = Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None);
+    let snapshot = snapshot_of(&text);
     let ask = |client: &str, headers: &[(&str, &str)]| {
         let headers: Vec<_> = headers.iter().map(|(n, v)| ((*n).to_owned(), (*v).to_owned())).collect();
         let url = "http://shop.example.com/api";
@@ -163,7 +165,8 @@ fn lists_and_limits_are_named_with_what_decides() {
 
 /// A sticky pool behind a route that is shared out.
 fn shared() -> Snapshot {
-    let file = r#"
+    snapshot_of(
+        r#"
 [global]
 run_dir = "/nowhere"
 [listener.http]
@@ -182,10 +185,8 @@ sticky = { type = "header", header = "X-User" }
 [pool.cc]
 servers = ["10.0.1.1:80", "10.0.1.2:80"]
 sticky = { type = "source" }
-"#;
-    let config = config::parse_effective(file, "box").unwrap_or_else(|errors| panic!("{errors}"));
-    let sinks = Sinks::start().unwrap();
-    Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None)
+"#,
+    )
 }
 
 #[test]

@@ -239,12 +239,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
             Ok(false) => received,
             Err(_) => return Err(bad),
         };
-        let header = |name: &str| {
-            head.fields
-                .iter()
-                .find(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()))
-                .map(|f| f.value.of(bytes))
-        };
+        let header = |name: &str| head.values(bytes, name).next();
         Ok(listener.routes.find(head.host.of(bytes), head.method_span.of(bytes), path, &header))
     }
 

@@ -1,22 +1,13 @@
 //! Routes that are shared out to several pools.
 
-use crate::http1::{FieldName, RequestHead, cookie};
+use crate::http1::RequestHead;
 use crate::net::Transport;
 use crate::proxy::http::exchange::Exchange;
 use crate::snapshot::{Chosen, RouteView, SplitView};
 
 /// What of the conditions of `split` a request meets.
 pub(crate) fn chosen(split: &SplitView, head: &RequestHead, bytes: &[u8]) -> Chosen {
-    let fields = || head.fields.iter();
-    let header = |name: &str| {
-        let field = fields().find(|field| field.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
-        field.map(|field| field.value.of(bytes))
-    };
-    let cookie = |name: &str| {
-        let mut cookies = fields().filter(|field| field.kind == FieldName::Cookie);
-        cookies.find_map(|field| cookie::values(field.value.of(bytes), name).next())
-    };
-    split.choose(&header, &cookie)
+    split.choose(&|name| head.values(bytes, name).next(), &|name| head.cookies(bytes, name).next())
 }
 
 impl<C: Transport> Exchange<'_, C> {

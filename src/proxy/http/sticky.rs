@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::config::model::{Sticky, StickyKey};
-use crate::http1::{FieldName, RequestHead, cookie};
+use crate::http1::RequestHead;
 use crate::net::Transport;
 use crate::pool::{Lease, Pool, Stick, Tried};
 use crate::proxy::http::exchange::Exchange;
@@ -11,19 +11,12 @@ use crate::time::Millis;
 
 /// What is known of the client of a request, which `client` has sent; nothing in a pool that is not sticky.
 pub(crate) fn stick(pool: &Pool, head: &RequestHead, bytes: &[u8], client: IpAddr, now: Millis) -> Stick {
-    let fields = || head.fields.iter();
     match &pool.config.sticky {
         None => Stick::default(),
-        Some(Sticky::Cookie(wanted)) => {
-            let cookies = fields().filter(|field| field.kind == FieldName::Cookie);
-            pool.stick_to_cookie(cookies.flat_map(|field| cookie::values(field.value.of(bytes), &wanted.name)))
-        }
+        Some(Sticky::Cookie(wanted)) => pool.stick_to_cookie(head.cookies(bytes, &wanted.name)),
         Some(Sticky::Learned(table)) => match &table.key {
             StickyKey::Source { .. } => pool.stick_to_source(client, now),
-            StickyKey::Header(name) => {
-                let field = fields().find(|field| field.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
-                pool.stick_to_key(field.map_or(&[], |field| field.value.of(bytes)), now)
-            }
+            StickyKey::Header(name) => pool.stick_to_key(head.values(bytes, name).next().unwrap_or_default(), now),
         },
     }
 }

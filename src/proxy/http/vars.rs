@@ -117,13 +117,9 @@ impl<C: Transport> Vars<'_, '_, C> {
             Var::UpstreamBytesSent => decimal(out, facts.upstream_sent),
             Var::UpstreamBytesReceived => decimal(out, facts.upstream_received),
             Var::Http(name) => {
-                let mut fields = head.fields.iter().filter(|f| f.name.of(bytes).eq_ignore_ascii_case(name.as_bytes()));
-                if let Some(first) = fields.next() {
-                    out.extend_from_slice(first.value.of(bytes));
-                    for f in fields {
-                        out.extend_from_slice(b", ");
-                        out.extend_from_slice(f.value.of(bytes));
-                    }
+                for (i, value) in head.values(bytes, name).enumerate() {
+                    out.extend_from_slice(if i > 0 { b", " } else { b"" });
+                    out.extend_from_slice(value);
                 }
             }
             // The head that was sent is kept until the next exchange of the connection's worker.
