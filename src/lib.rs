@@ -14,7 +14,7 @@
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
 //!    health      verdicts and times of health checks        admission   access lists, rates, bounds of concurrency
-//!    sys         the only unsafe code
+//!    recency     a map in the order of use                      sys         the only unsafe code
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
@@ -65,6 +65,7 @@ pub mod net;
 pub mod pool;
 pub mod probe;
 pub mod proxy;
+pub mod recency;
 pub mod route;
 pub mod snapshot;
 pub mod sys;

@@ -20,14 +20,15 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("balance", &[]),
     ("vrrp", &["time"]),
     ("health", &["time"]),
-    ("admission", &["config::value", "time"]),
+    ("recency", &[]),
+    ("admission", &["config::value", "recency", "time"]),
     // 2
     ("config", &["admission", "health", "route", "telemetry", "template", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["config::model", "sys"]),
     // 3
-    ("pool", &["balance", "config::model", "health", "time"]),
+    ("pool", &["balance", "config::model", "health", "recency", "time"]),
     ("snapshot", &["admission", "balance", "config::model", "pool", "route", "telemetry", "template", "time"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
@@ -74,7 +75,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &["admission", "http1", "balance", "health", "route", "template", "time", "vrrp"];
+const PURE: &[&str] = &["admission", "http1", "balance", "health", "recency", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =

@@ -15,9 +15,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hashbrown::HashTable;
-
 use super::rate::{Rate, Turn, rescale};
+use crate::recency::{self, Recency};
 use crate::time::Micros;
 
 /// Keys of a full shard, as long as there are fewer shards than [`MOST_SHARDS`].
@@ -31,9 +30,6 @@ const LOOKED_AT: usize = 2;
 
 /// Keys that are looked at, to make one go: those before it have something in flight.
 const SEARCHED: usize = 64;
-
-/// No entry.
-const NONE: u32 = u32::MAX;
 
 /// What is known of the keys of one limit; survives reloads.
 #[derive(Debug)]
@@ -94,27 +90,26 @@ pub struct Seat {
     key: Key,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Shard {
-    index: HashTable<u32>,
-    entries: Vec<Entry>,
-    /// Entries that are in no list, linked by `older`.
-    free: u32,
-    newest: u32,
-    oldest: u32,
+    entries: Recency<Key, Entry>,
     counts: Counts,
 }
 
 #[derive(Debug)]
 struct Entry {
-    key: Key,
     /// When the next request is due, nanoseconds.
     due: u64,
     /// The interval that `due` was reckoned with.
     interval: u64,
     in_flight: u32,
-    newer: u32,
-    older: u32,
+}
+
+impl recency::Key for Key {
+    fn hash(self) -> u64 {
+        // The other half chooses the shard.
+        self.0
+    }
 }
 
 impl Table {
@@ -122,7 +117,7 @@ impl Table {
     pub fn new(max_keys: usize) -> Self {
         let shards = (max_keys / PER_SHARD).next_power_of_two().min(MOST_SHARDS);
         Self {
-            shards: (0..shards).map(|_| Mutex::new(Shard::new())).collect(),
+            shards: (0..shards).map(|_| Mutex::default()).collect(),
             keys: AtomicUsize::new(0),
             hashes: [RandomState::new(), RandomState::new()],
         }
@@ -138,7 +133,7 @@ impl Table {
     pub fn decide(&self, key: Key, bounds: &Bounds, now: Micros) -> Verdict {
         let home = self.home(key);
         let mut shard = self.lock(home);
-        let at = match shard.find(key) {
+        let at = match shard.entries.find(key) {
             Some(at) => at,
             None => match self.insert(home, shard, key, bounds, now) {
                 Ok((locked, at)) => {
@@ -158,8 +153,8 @@ impl Table {
     pub fn take_back(&self, key: Key, bounds: &Bounds) {
         let Some(rate) = bounds.rate else { return };
         let mut shard = self.lock(self.home(key));
-        if let Some(at) = shard.find(key) {
-            let entry = &mut shard.entries[at as usize];
+        if let Some(at) = shard.entries.find(key) {
+            let entry = &mut shard.entries[at];
             entry.due = entry.due.saturating_sub(rate.interval());
         }
     }
@@ -167,8 +162,8 @@ impl Table {
     /// What passed under a bound of concurrency is over; see [`Seat`].
     pub fn leave(&self, key: Key) {
         let mut shard = self.lock(self.home(key));
-        if let Some(at) = shard.find(key) {
-            let entry = &mut shard.entries[at as usize];
+        if let Some(at) = shard.entries.find(key) {
+            let entry = &mut shard.entries[at];
             let left = entry.in_flight.min(1);
             entry.in_flight -= left;
             shard.counts.in_flight -= u64::from(left);
@@ -221,11 +216,11 @@ impl Table {
         }
         self.keys.fetch_sub(evicted, Ordering::Relaxed);
         // Another worker may have put it in meanwhile.
-        if let Some(at) = shard.find(key) {
+        if let Some(at) = shard.entries.find(key) {
             self.keys.fetch_sub(1, Ordering::Relaxed);
             return Ok((shard, at));
         }
-        let at = shard.put(key);
+        let at = shard.entries.insert(key, Entry { due: 0, interval: 1, in_flight: 0 });
         Ok((shard, at))
     }
 
@@ -253,24 +248,9 @@ impl Drop for Seat {
 }
 
 impl Shard {
-    fn new() -> Self {
-        Self {
-            index: HashTable::new(),
-            entries: Vec::new(),
-            free: NONE,
-            newest: NONE,
-            oldest: NONE,
-            counts: Counts::default(),
-        }
-    }
-
-    fn find(&self, key: Key) -> Option<u32> {
-        self.index.find(key.0, |&at| self.entries[at as usize].key == key).copied()
-    }
-
     fn decide(&mut self, at: u32, bounds: &Bounds, now: Micros) -> Verdict {
-        self.touch(at);
-        let verdict = self.entries[at as usize].decide(bounds, now);
+        self.entries.touch(at);
+        let verdict = self.entries[at].decide(bounds, now);
         match verdict {
             Verdict::Pass(wait) => {
                 self.counts.passed += 1;
@@ -287,10 +267,10 @@ impl Shard {
         let now = nanos(now);
         let mut forgotten = 0;
         for _ in 0..LOOKED_AT {
-            match self.entries.get(self.oldest as usize) {
-                Some(entry) if entry.in_flight > 0 => self.touch(self.oldest),
-                Some(entry) if entry.due <= now => {
-                    self.remove(self.oldest);
+            match self.entries.oldest() {
+                Some(oldest) if self.entries[oldest].in_flight > 0 => self.entries.touch(oldest),
+                Some(oldest) if self.entries[oldest].due <= now => {
+                    self.entries.remove(oldest);
                     forgotten += 1;
                 }
                 _ => break,
@@ -302,80 +282,18 @@ impl Shard {
     /// Removes so many of the least recently used keys that have nothing in flight, as far as they are found; how many.
     fn evict(&mut self, most: usize) -> usize {
         let mut evicted = 0;
-        for _ in 0..self.index.len().min(SEARCHED) {
-            if evicted == most {
-                break;
-            }
+        for _ in 0..self.entries.len().min(SEARCHED) {
+            let Some(oldest) = self.entries.oldest().filter(|_| evicted < most) else { break };
             // One in flight is in use: further from the end, the next search does not meet it again.
-            if self.entries[self.oldest as usize].in_flight > 0 {
-                self.touch(self.oldest);
+            if self.entries[oldest].in_flight > 0 {
+                self.entries.touch(oldest);
             } else {
-                self.remove(self.oldest);
+                self.entries.remove(oldest);
                 evicted += 1;
             }
         }
         self.counts.evicted += evicted as u64;
         evicted
-    }
-
-    fn put(&mut self, key: Key) -> u32 {
-        let entry = Entry { key, due: 0, interval: 1, in_flight: 0, newer: NONE, older: NONE };
-        let at = match self.entries.get(self.free as usize) {
-            Some(spare) => {
-                let at = self.free;
-                self.free = spare.older;
-                self.entries[at as usize] = entry;
-                at
-            }
-            None => {
-                self.entries.push(entry);
-                u32::try_from(self.entries.len() - 1).expect("invariant: max_keys is less than 2^32")
-            }
-        };
-        let entries = &self.entries;
-        self.index.insert_unique(key.0, at, |&other| entries[other as usize].key.0);
-        self.link_newest(at);
-        at
-    }
-
-    fn remove(&mut self, at: u32) {
-        self.unlink(at);
-        let key = self.entries[at as usize].key;
-        if let Ok(found) = self.index.find_entry(key.0, |&other| other == at) {
-            found.remove();
-        }
-        self.entries[at as usize].older = self.free;
-        self.free = at;
-    }
-
-    /// Makes it the one that was used last.
-    fn touch(&mut self, at: u32) {
-        if self.newest != at {
-            self.unlink(at);
-            self.link_newest(at);
-        }
-    }
-
-    fn link_newest(&mut self, at: u32) {
-        let before = std::mem::replace(&mut self.newest, at);
-        let entry = &mut self.entries[at as usize];
-        (entry.older, entry.newer) = (before, NONE);
-        match self.entries.get_mut(before as usize) {
-            Some(before) => before.newer = at,
-            None => self.oldest = at,
-        }
-    }
-
-    fn unlink(&mut self, at: u32) {
-        let Entry { newer, older, .. } = self.entries[at as usize];
-        match self.entries.get_mut(newer as usize) {
-            Some(entry) => entry.older = older,
-            None => self.newest = older,
-        }
-        match self.entries.get_mut(older as usize) {
-            Some(entry) => entry.newer = newer,
-            None => self.oldest = newer,
-        }
     }
 }
 

@@ -1,10 +1,9 @@
 //! Clients and their servers: a bounded table from which the client goes that was not seen for longest.
 
 use std::hash::{BuildHasher, RandomState};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use hashbrown::HashTable;
-
+use crate::recency::Recency;
 use crate::time::Millis;
 
 /// Parts with a lock of their own.
@@ -12,9 +11,6 @@ const SHARDS: usize = 16;
 
 /// Forgotten at a time: more than come, and so few that no request waits for many.
 const FEW: usize = 4;
-
-/// No slot.
-const NONE: u32 = u32::MAX;
 
 /// What bounds the table; a reload may change it.
 #[derive(Debug, Clone, Copy)]
@@ -33,137 +29,72 @@ pub(super) struct Table {
     seed: RandomState,
 }
 
-#[derive(Debug)]
-struct Shard {
-    /// Indices of slots by key.
-    index: HashTable<u32>,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
-    /// The ends of the list of the slots in use, which is sorted by when their clients were seen.
-    newest: u32,
-    oldest: u32,
-}
+/// By hash, in the order in which their clients were seen.
+type Shard = Recency<u64, Place>;
 
 #[derive(Debug, Clone, Copy)]
-struct Slot {
-    key: u64,
+struct Place {
     server: u32,
     seen: Millis,
-    newer: u32,
-    older: u32,
 }
 
 impl Table {
     /// The server of a client.
     pub(super) fn get(&self, key: u64, bounds: Bounds, now: Millis) -> Option<u32> {
-        self.with(key, |shard, hash| {
-            let slot = shard.slots[shard.find(hash, key)? as usize];
-            slot.is_fresh(bounds, now).then_some(slot.server)
-        })
+        let (shard, hash) = self.of(key);
+        let place = shard[shard.find(hash)?];
+        place.is_fresh(bounds, now).then_some(place.server)
     }
 
     /// A client was seen, on this server.
     pub(super) fn set(&self, key: u64, server: u32, bounds: Bounds, now: Millis) {
-        let hasher = |key: u64| self.seed.hash_one(key);
-        self.with(key, |shard, hash| {
-            if let Some(i) = shard.find(hash, key) {
-                shard.unlink(i);
-                let seen = shard.slots[i as usize].seen.max(now);
-                shard.slots[i as usize] = Slot { server, seen, ..shard.slots[i as usize] };
-                shard.push(i);
-            } else {
-                shard.insert(hash, Slot { key, server, seen: now, newer: NONE, older: NONE }, hasher);
-            }
-            shard.shrink(bounds, now, hasher, FEW);
-        });
+        let (mut shard, hash) = self.of(key);
+        if let Some(at) = shard.find(hash) {
+            let seen = shard[at].seen.max(now);
+            shard[at] = Place { server, seen };
+            shard.touch(at);
+        } else {
+            shard.insert(hash, Place { server, seen: now });
+        }
+        shrink(&mut shard, bounds, now, FEW);
     }
 
     /// Clients that are remembered.
     pub(super) fn len(&self, bounds: Bounds, now: Millis) -> u64 {
         let len = |shard: &Mutex<Shard>| {
-            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
-            shard.shrink(bounds, now, |key| self.seed.hash_one(key), usize::MAX);
-            shard.index.len() as u64
+            let mut shard = lock(shard);
+            shrink(&mut shard, bounds, now, usize::MAX);
+            shard.len() as u64
         };
         self.shards.iter().map(len).sum()
     }
 
-    fn with<T>(&self, key: u64, f: impl FnOnce(&mut Shard, u64) -> T) -> T {
+    /// Where a client is, if anywhere, and under which hash.
+    fn of(&self, key: u64) -> (MutexGuard<'_, Shard>, u64) {
         let hash = self.seed.hash_one(key);
         // The map uses the upper and the lower bits.
-        let shard = &self.shards[(hash >> 32) as usize % SHARDS];
-        f(&mut shard.lock().unwrap_or_else(PoisonError::into_inner), hash)
+        (lock(&self.shards[(hash >> 32) as usize % SHARDS]), hash)
     }
 }
 
-impl Shard {
-    fn find(&self, hash: u64, key: u64) -> Option<u32> {
-        self.index.find(hash, |&i| self.slots[i as usize].key == key).copied()
-    }
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
-    fn insert(&mut self, hash: u64, slot: Slot, hasher: impl Fn(u64) -> u64) {
-        let i = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(slot);
-            // `max_entries` is far below.
-            u32::try_from(self.slots.len() - 1).unwrap_or(NONE)
-        });
-        self.slots[i as usize] = slot;
-        let Self { index, slots, .. } = self;
-        index.insert_unique(hash, i, |&i| hasher(slots[i as usize].key));
-        self.push(i);
-    }
-
-    /// Forgets who is too old or too many, `limit` at most.
-    fn shrink(&mut self, bounds: Bounds, now: Millis, hasher: impl Fn(u64) -> u64, limit: usize) {
-        let most = (bounds.entries as usize).div_ceil(SHARDS);
-        for _ in 0..limit {
-            let i = self.oldest;
-            let Some(&slot) = self.slots.get(i as usize) else { return };
-            if self.index.len() <= most && slot.is_fresh(bounds, now) {
-                return;
-            }
-            self.unlink(i);
-            if let Ok(found) = self.index.find_entry(hasher(slot.key), |&other| other == i) {
-                found.remove();
-            }
-            self.free.push(i);
-        }
-    }
-
-    /// Makes a slot the newest.
-    fn push(&mut self, i: u32) {
-        let before = self.newest;
-        self.slots[i as usize].older = before;
-        self.slots[i as usize].newer = NONE;
-        match before {
-            NONE => self.oldest = i,
-            _ => self.slots[before as usize].newer = i,
-        }
-        self.newest = i;
-    }
-
-    fn unlink(&mut self, i: u32) {
-        let Slot { newer, older, .. } = self.slots[i as usize];
-        match newer {
-            NONE => self.newest = older,
-            _ => self.slots[newer as usize].older = older,
-        }
-        match older {
-            NONE => self.oldest = newer,
-            _ => self.slots[older as usize].newer = newer,
+/// Forgets who is too old or too many, `limit` at most.
+fn shrink(shard: &mut Shard, bounds: Bounds, now: Millis, limit: usize) {
+    let most = (bounds.entries as usize).div_ceil(SHARDS);
+    for _ in 0..limit {
+        match shard.oldest() {
+            Some(oldest) if shard.len() > most || !shard[oldest].is_fresh(bounds, now) => shard.remove(oldest),
+            _ => return,
         }
     }
 }
 
-impl Slot {
+impl Place {
     fn is_fresh(&self, bounds: Bounds, now: Millis) -> bool {
         now.since(self.seen) < bounds.ttl
-    }
-}
-
-impl Default for Shard {
-    fn default() -> Self {
-        Self { index: HashTable::new(), slots: Vec::new(), free: Vec::new(), newest: NONE, oldest: NONE }
     }
 }
 

@@ -180,8 +180,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
                     self.place.pool = Some(Arc::clone(&snapshot.pools[index].config.name));
                 }
                 let mut taker = index;
-                let copying = hit.mirror.zip(route.mirror.as_ref());
-                let copying = copying.map(|(pool, mirror)| Copying { view, route, mirror, pool });
+                let copying = hit.mirror.map(|pool| Copying { view, route, pool });
                 let way = Way { policy: &route.policy, rewrite: rewrite.as_ref(), roles: *roles };
                 let forwarded = self.forward(way, view, &mut taker, copying).await;
                 pool = Some(taker);

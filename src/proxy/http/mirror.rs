@@ -3,13 +3,12 @@
 //! A copy is an exchange of its own on a connection that leads nowhere: everything that is written to it is gone. It has
 //! its own task, so that the request it was made of waits for nothing but the copying of its bytes.
 
-use std::cell::OnceCell;
 use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use crate::config::model::{Action, Mirror, PathRewrite, Route};
+use crate::config::model::{Action, PathRewrite, Route};
 use crate::net::buffer::Buffer;
 use crate::net::transport::Closed;
 use crate::net::{Sock, Transport};
@@ -22,8 +21,8 @@ use crate::proxy::worker::View;
 /// Where copies of a route's requests go.
 pub(super) struct Copying<'a> {
     pub(super) view: &'a Rc<View>,
+    /// One with a `mirror`.
     pub(super) route: &'a Arc<Route>,
-    pub(super) mirror: &'a Mirror,
     /// Index of its pool.
     pub(super) pool: usize,
 }
@@ -35,7 +34,8 @@ impl<C: Transport> Exchange<'_, C> {
     /// Sends a copy on its way, if it is this request's turn and few enough are. The request's body is complete unless it
     /// `streams`: bytes that are passed on as they come are not there to be copied.
     pub(super) fn copy(&self, to: &Copying<'_>, streams: bool) {
-        let Copying { view, route, mirror, pool: index } = *to;
+        let Copying { view, route, pool: index } = *to;
+        let Some(mirror) = &route.mirror else { return };
         let (worker, head) = (&self.conn.worker, &self.scratch.request);
         if worker.random() % 100 >= u64::from(mirror.share) {
             return;
@@ -49,15 +49,8 @@ impl<C: Transport> Exchange<'_, C> {
         let mut buf = worker.buffers().take(bytes.len());
         buf.push(bytes);
         let facts = self.facts.of_copy(*self.request_id());
-        let conn = Conn {
-            io: Nowhere,
-            timer: worker.wheel.timer(),
-            worker: Rc::clone(worker),
-            listener: Rc::clone(&self.conn.listener),
-            peer: self.conn.peer,
-            peer_text: OnceCell::new(),
-            serial: Conn::<Nowhere>::NO_CLIENT,
-        };
+        let listener = Rc::clone(&self.conn.listener);
+        let conn = Conn::of_nobody(Nowhere, Rc::clone(worker), listener, self.conn.peer);
         let (view, route) = (Rc::clone(view), Arc::clone(route));
         tokio::task::spawn_local(async move {
             conn.send_copy(buf, facts, &view, &route, index).await;

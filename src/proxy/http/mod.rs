@@ -110,7 +110,15 @@ impl<C: Transport> Conn<C> {
     /// A connection just accepted.
     pub(crate) fn new(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
-        Self { io, timer: worker.wheel.timer(), worker, listener, peer, peer_text: OnceCell::new(), serial }
+        let mut conn = Self::of_nobody(io, worker, listener, peer);
+        conn.serial = serial;
+        conn
+    }
+
+    /// One that is not among the worker's clients.
+    fn of_nobody(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr) -> Self {
+        let timer = worker.wheel.timer();
+        Self { io, timer, worker, listener, peer, peer_text: OnceCell::new(), serial: Self::NO_CLIENT }
     }
 
     /// Serves requests until one side has had enough.
