@@ -52,6 +52,11 @@ impl Buffer {
         &self.data[self.start..self.end]
     }
 
+    /// What is held, to be changed in place.
+    pub fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.data[self.start..self.end]
+    }
+
     /// Number of bytes held.
     pub fn len(&self) -> usize {
         self.end - self.start

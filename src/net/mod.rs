@@ -9,8 +9,10 @@ pub mod listen;
 pub(crate) mod memory;
 pub mod pipe;
 pub mod sock;
+pub mod tls;
 pub mod transport;
 pub mod wheel;
 
 pub use sock::Sock;
+pub use tls::TlsStream;
 pub use transport::Transport;

@@ -20,23 +20,17 @@ use crate::proxy::worker::{PoolLocal, Worker, admit};
 use crate::telemetry::reason::Reason;
 
 /// A client connection.
-pub(crate) struct Conn {
-    client: Sock,
+pub(crate) struct Conn<C: Transport> {
+    client: C,
     worker: Rc<Worker>,
     listener: Rc<ListenerCtx>,
     peer: SocketAddr,
     serial: u64,
 }
 
-impl Conn {
+impl<C: Transport> Conn<C> {
     /// A connection just accepted.
-    pub(crate) fn new(
-        client: Sock,
-        worker: Rc<Worker>,
-        listener: Rc<ListenerCtx>,
-        peer: SocketAddr,
-        serial: u64,
-    ) -> Self {
+    pub(crate) fn new(client: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
         Self { client, worker, listener, peer, serial }
     }
@@ -102,7 +96,7 @@ impl Conn {
     }
 }
 
-impl Drop for Conn {
+impl<C: Transport> Drop for Conn<C> {
     fn drop(&mut self) {
         self.worker.clients.closing(self.serial, self.listener.tracked, &self.client);
     }
