@@ -21,6 +21,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("vrrp", &["time"]),
     ("health", &["time"]),
     ("recency", &[]),
+    ("tls", &[]),
     ("admission", &["config::value", "recency", "time"]),
     // 2
     ("config", &["admission", "health", "route", "telemetry", "template", "vrrp"]),

@@ -1,0 +1,3 @@
+//! TLS: what a client says first.
+
+pub mod hello;
