@@ -22,6 +22,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("health", &["time"]),
     ("recency", &[]),
     ("tls", &[]),
+    ("proxy_protocol", &[]),
     ("admission", &["config::value", "recency", "time"]),
     // 2
     ("config", &["admission", "health", "route", "telemetry", "template", "vrrp"]),
@@ -76,7 +77,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &["admission", "http1", "balance", "health", "recency", "route", "template", "time", "vrrp"];
+const PURE: &[&str] =
+    &["admission", "http1", "balance", "health", "proxy_protocol", "recency", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =
