@@ -44,6 +44,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "http1",
             "net",
             "pool",
+            "proxy_protocol",
             "route",
             "snapshot",
             "sys",

@@ -175,7 +175,7 @@ pub(super) fn for_node(mut table: Table, name: &str, problems: &mut Problems) ->
             let mut default = default.clone();
             // What decides which keys are foreign may be a default itself.
             let foreign = match kind {
-                "listener" => foreign_keys(protocol(table).or(protocol(&default))),
+                "listener" => foreign_keys(table, &default),
                 "vrrp" => foreign_to_version(version(table).or(version(&default))),
                 _ => Vec::new(),
             };
@@ -198,13 +198,20 @@ fn protocol(listener: &Table) -> Option<&str> {
 }
 
 /// The keys that only listeners of the other protocol have.
-fn foreign_keys(protocol: Option<&str>) -> Vec<&'static str> {
+fn foreign_keys(listener: &Table, default: &Table) -> Vec<&'static str> {
     // A role in a listener that speaks http is one of its short form, which takes no defaults of listeners.
-    let keys = match protocol {
+    let keys = match protocol(listener).or(protocol(default)) {
         Some("tcp") => &[RawHttpListener::KEYS][..],
-        _ => &[RawTcpListener::KEYS, RawRoles::KEYS],
+        _ => return names(&[RawTcpListener::KEYS, RawRoles::KEYS]),
     };
-    keys.iter().copied().flatten().map(|key| key.name).collect()
+    let has_header = [listener, default].into_iter().find_map(|table| table.get("proxy_protocol")?.as_str());
+    let of_header =
+        if has_header.is_none_or(|word| word == "off") { &["header_timeout", "trusted_proxies"][..] } else { &[] };
+    [&names(keys), of_header].concat()
+}
+
+fn names(groups: &[&'static [Key]]) -> Vec<&'static str> {
+    groups.iter().copied().flatten().map(|key| key.name).collect()
 }
 
 fn version(router: &Table) -> Option<i64> {

@@ -151,6 +151,17 @@ pub enum Protocol {
     Tcp,
 }
 
+/// Whether connections begin with a header of the PROXY protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProxyProtocol {
+    /// None does.
+    Off,
+    /// Those of trusted proxies may.
+    Optional,
+    /// All do, and come from trusted proxies.
+    Required,
+}
+
 /// Whether sockets may be bound to an address this box does not have.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freebind {
@@ -183,10 +194,23 @@ pub struct Listener {
     pub access_log: Option<Arc<AccessLog>>,
     /// Who comes in: peers, and for HTTP every request.
     pub admission: Admission,
+    /// What stands before the client's own bytes; `None`: nothing.
+    pub proxy_header: Option<ProxyHeader>,
     /// Settings of `protocol = "http"`.
     pub http: HttpListener,
     /// Settings of `protocol = "tcp"`; `None` for HTTP.
     pub tcp: Option<TcpListener>,
+}
+
+/// The header of the PROXY protocol that connections of a listener begin with.
+#[derive(Debug, Clone)]
+pub struct ProxyHeader {
+    /// A connection without is closed.
+    pub required: bool,
+    /// Who is believed; at least one.
+    pub trusted: Arc<[Cidr]>,
+    /// From accept to its end.
+    pub timeout: Duration,
 }
 
 /// The HTTP side of a listener; defaults are nginx's.

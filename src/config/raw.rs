@@ -15,7 +15,7 @@ use std::sync::LazyLock;
 use super::decode::{self, At, Bytes, Decode, Field, Int, Key, Keys, List, Named, OrOff, Several, Shape, table};
 use super::diagnostic::Problems;
 use super::document::{Item, Place, Table};
-use super::model::{Consistent, Freebind, Protocol};
+use super::model::{Consistent, Freebind, Protocol, ProxyProtocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
     AlgorithmName, CheckType, Delay, ErrorPage, ExpectText, Failback, HeaderCondition, HeaderValue, InitialState,
@@ -187,6 +187,15 @@ table! {
         tcp_keepalive: OrOff<Period>,
         /// false, or { path, format }: for what reaches no site, and for sites on this listener only.
         access_log: LogOverride,
+        /// Whether connections begin with a header of the PROXY protocol, version 1 or 2: "required", or "optional" for
+        /// those that may and may not. Only of `trusted_proxies`: others are closed, or with "optional" taken as they are.
+        proxy_protocol: ProxyProtocol = "off",
+        /// Networks of proxies in front, whose X-Forwarded-*, Forwarded and X-Request-Id are believed, and whose PROXY
+        /// headers are with `proxy_protocol`, for which tcp has it too.
+        trusted_proxies: List<Cidr> = [],
+        /// From the first byte of a request head, or from accept, to its end; then 408. Also from accept to the end of a
+        /// PROXY header, for which tcp has it too.
+        header_timeout: Period = "60s",
     }
 }
 
@@ -195,8 +204,6 @@ table! {
     struct RawHttpListener {
         /// Short form: routes as those of a site that takes every host.
         route: List<RawRoute> = [],
-        /// From the first byte of a request head, or from accept, to its end; then 408.
-        header_timeout: Period = "60s",
         /// Between two reads of a request body; then 408.
         body_timeout: Period = "60s",
         /// Between two writes to the client that made progress.
@@ -213,8 +220,6 @@ table! {
         max_uri_size: Bytes<64, MIB> = "8KiB",
         /// Keep fields whose name has an underscore; nginx's name and default. Without, they are dropped.
         underscores_in_headers: bool = false,
-        /// Networks of proxies in front, whose X-Forwarded-*, Forwarded and X-Request-Id are believed.
-        trusted_proxies: List<Cidr> = [],
     }
 }
 

@@ -12,7 +12,7 @@ use super::decode::{self, Decode, Int, Keys, Shape, choices};
 use super::diagnostic::Problems;
 use super::document::{Item, Table, Value};
 use super::help;
-use super::model::{Consistent, Freebind, Protocol};
+use super::model::{Consistent, Freebind, Protocol, ProxyProtocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
 pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
@@ -24,6 +24,7 @@ pub(super) use vrrp::{
 };
 
 choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
+choices!(ProxyProtocol { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
 choices!(Consistent {
     "none" => Self::None,
     "ketama" => Self::Ketama,

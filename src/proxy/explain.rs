@@ -238,7 +238,8 @@ fn connects(snapshot: &Snapshot, index: usize, client: IpAddr, to: &mut Explanat
     let place = format!("listener {}", listener.name);
     let comes_in = gate::judge(listener.admission.access.as_ref(), client, &place, to);
     if !comes_in {
-        to.action = format!("closed at accept: {}", Reason::Denied);
+        let when = if listener.proxy_header.is_some() { "after its PROXY header" } else { "at accept" };
+        to.action = format!("closed {when}: {}", Reason::Denied);
     }
     comes_in
 }
@@ -280,6 +281,11 @@ fn listener<'s>(
     to.listener = Arc::clone(&first.name);
     let bound: Vec<_> = first.bind.iter().filter(|a| takes(a)).map(ToString::to_string).collect();
     to.listener_why = format!("bound to {}", bound.join(", "));
+    match &first.proxy_header {
+        Some(header) if header.required => to.listener_why.push_str("; behind a PROXY header, which is required"),
+        Some(_) => to.listener_why.push_str("; behind a PROXY header, if there is one"),
+        None => {}
+    }
     for other in matching {
         to.listener_why.push_str(&format!("; listener {} has the port too, on another address", other.name));
     }

@@ -18,6 +18,7 @@ use crate::admission::AccessList;
 use crate::config::model;
 use crate::net::{Sock, Transport};
 use crate::proxy::http::Conn;
+use crate::proxy::preface::Expected;
 use crate::proxy::tcp;
 use crate::proxy::worker::{Shared, View, Worker};
 use crate::sys::watched::Watched;
@@ -49,8 +50,10 @@ pub(crate) struct ListenerCtx {
     pub(crate) http: model::HttpListener,
     /// TCP settings.
     pub(crate) tcp: Option<model::TcpListener>,
-    /// Whose connections are taken; `None`: everybody's.
+    /// Whose connections are taken; `None`: everybody's, or what they begin with tells.
     pub(crate) access: Option<Arc<AccessList>>,
+    /// What stands before the client's own bytes; `None`: nothing.
+    pub(crate) expected: Option<Expected>,
     /// Connections at most.
     pub(crate) max_connections: Option<u32>,
     /// Connections over all workers.
@@ -72,6 +75,17 @@ pub(crate) struct ListenerCounters {
     pub(crate) rejected: AtomicU64,
     /// Turned away because of their address so far.
     pub(crate) denied: AtomicU64,
+    /// When clients that are turned away may be told of again, milliseconds.
+    warn_at: AtomicU64,
+}
+
+impl ListenerCounters {
+    /// Whether there has been no warning about a client for a second; if so, this is one.
+    pub(crate) fn may_warn(&self, now: Millis) -> bool {
+        let at = self.warn_at.load(Ordering::Relaxed);
+        let next = now.after(Duration::from_secs(1)).0;
+        now.0 >= at && self.warn_at.compare_exchange(at, next, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+    }
 }
 
 /// Counts a client connection for as long as it lives.
@@ -244,13 +258,16 @@ impl ListenerCtx {
         let config = &view.snapshot.config;
         let index = config.listeners.iter().position(|listener| listener.name == post.name)?;
         let listener = &config.listeners[index];
+        let mut access = listener.admission.access.clone();
+        let expected = listener.proxy_header.clone().map(|header| Expected { header, access: access.take() });
         Some(Self {
             name: Arc::clone(&listener.name),
             place: Place::at(index),
             address: post.address,
             http: listener.http.clone(),
             tcp: listener.tcp.clone(),
-            access: listener.admission.access.clone(),
+            access,
+            expected,
             max_connections: listener.max_connections,
             counters: Arc::clone(&post.counters),
             max_total: config.global.max_connections as usize,
@@ -458,13 +475,16 @@ impl Admission {
         let serial = worker.shared.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         // A panic ends this task and the connection with it; the runtime contains it, `open` counts it out.
         let task = if ctx.tcp.is_some() {
-            let conn = tcp::Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial);
+            let mut conn = tcp::Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial);
             tokio::task::spawn_local(async move {
-                conn.serve().await;
+                if conn.begin().await {
+                    conn.serve().await;
+                }
                 drop((conn, open));
             })
         } else {
-            spawn_http(Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial), open)
+            let conn = Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial);
+            if ctx.expected.is_some() { spawn_http_behind_header(conn, open) } else { spawn_http(conn, open) }
         };
         if let Some(local) = local {
             worker.clients.track(serial, local, task.abort_handle());
@@ -475,6 +495,15 @@ impl Admission {
 fn spawn_http<C: Transport + 'static>(conn: Conn<C>, open: Open) -> JoinHandle<()> {
     tokio::task::spawn_local(async move {
         conn.serve().await;
+        drop(open);
+    })
+}
+
+fn spawn_http_behind_header<C: Transport + 'static>(mut conn: Conn<C>, open: Open) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        if conn.begin().await {
+            conn.serve().await;
+        }
         drop(open);
     })
 }

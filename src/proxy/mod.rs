@@ -15,6 +15,7 @@ mod gate;
 mod http;
 mod idle;
 mod listen;
+mod preface;
 mod pump;
 mod session;
 mod status;

@@ -1,6 +1,7 @@
 //! What is known of a TCP session: for variables, for the access log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
 use std::sync::Arc;
 
 use rustix::net::getsockname;
@@ -11,6 +12,7 @@ use crate::proxy::errors::FailedExchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::{seconds, write_display, write_ip};
 use crate::proxy::listen::ListenerCtx;
+use crate::proxy::preface::Preface;
 use crate::telemetry::reason::Reason;
 use crate::template::{Var, Variables};
 
@@ -21,6 +23,7 @@ pub(crate) struct Session {
     pool: Arc<str>,
     address: SocketAddr,
     peer: SocketAddr,
+    preface: Option<Rc<Preface>>,
     serial: u64,
     timed: bool,
     start: u64,
@@ -38,12 +41,20 @@ pub(crate) struct Session {
 
 impl Session {
     /// A session that starts now; without `timed` nobody will ask how long it took.
-    pub(crate) fn new(listener: &ListenerCtx, peer: SocketAddr, serial: u64, pool: Arc<str>, timed: bool) -> Self {
+    pub(crate) fn new(
+        listener: &ListenerCtx,
+        peer: SocketAddr,
+        preface: Option<Rc<Preface>>,
+        serial: u64,
+        pool: Arc<str>,
+        timed: bool,
+    ) -> Self {
         Self {
             listener: Arc::clone(&listener.name),
             pool,
             address: listener.address,
             peer,
+            preface,
             serial,
             timed,
             start: clock::now_micros(),
@@ -123,7 +134,17 @@ impl Variables for Session {
     fn write(&self, var: &Var, out: &mut Vec<u8>) -> bool {
         let start = out.len();
         match var {
-            Var::RemoteAddr | Var::RealipRemoteAddr => write_ip(out, self.client()),
+            Var::RemoteAddr => write_ip(out, self.client()),
+            Var::RealipRemoteAddr if self.preface.is_none() => write_ip(out, self.client()),
+            Var::RealipRemoteAddr
+            | Var::ProxyProtocolAddr
+            | Var::ProxyProtocolPort
+            | Var::ProxyProtocolServerAddr
+            | Var::ProxyProtocolServerPort => {
+                if let Some(preface) = &self.preface {
+                    preface.write(var, out);
+                }
+            }
             Var::RemotePort => decimal(out, u64::from(self.peer.port())),
             Var::ServerAddr => write_ip(out, self.address.ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(self.address.port())),

@@ -13,6 +13,7 @@ use crate::net::{Sock, Transport, clock};
 use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::listen::ListenerCtx;
+use crate::proxy::preface::{self, Preface};
 use crate::proxy::pump::{Framing, Pump, Recode};
 use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
@@ -25,6 +26,8 @@ pub(crate) struct Conn<C: Transport> {
     worker: Rc<Worker>,
     listener: Rc<ListenerCtx>,
     peer: SocketAddr,
+    /// What came before the session, on listeners where something does.
+    preface: Option<Rc<Preface>>,
     serial: u64,
 }
 
@@ -32,7 +35,19 @@ impl<C: Transport> Conn<C> {
     /// A connection just accepted.
     pub(crate) fn new(client: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
-        Self { client, worker, listener, peer, serial }
+        Self { client, worker, listener, peer, preface: None, serial }
+    }
+
+    /// Reads what stands before the session; false: there will be none.
+    pub(crate) async fn begin(&mut self) -> bool {
+        if self.listener.expected.is_none() {
+            return true;
+        }
+        let read = preface::read(&self.client, self.peer, &self.worker, &self.listener);
+        let Some(preface) = Box::pin(read).await else { return false };
+        self.peer = preface.source();
+        self.preface = Some(Rc::new(preface));
+        true
     }
 
     /// Serves it to its end.
@@ -49,7 +64,8 @@ impl<C: Transport> Conn<C> {
         let (pool, local) = (&view.snapshot.pools[index], &view.pools[index]);
         let log = place.log.clone();
         let name = Arc::clone(&pool.config.name);
-        let mut session = Session::new(listener, self.peer, self.serial, name, log.is_some());
+        let preface = self.preface.as_ref().map(Rc::clone);
+        let mut session = Session::new(listener, self.peer, preface, self.serial, name, log.is_some());
         let mut seats = Vec::new();
         let passed = match &place.gate {
             Some(gate) => gate.admit(session.client(), &session, &mut Vec::new(), &mut seats).map_err(|r| r.reason),
@@ -66,8 +82,9 @@ impl<C: Transport> Conn<C> {
         match reached {
             Ok((server, lease, losses)) => {
                 let losses = losses.filter(|_| settings.roles.is_some_and(|roles| roles.ends_with_role));
-                let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, worker.means(read_ahead));
-                let (Ok(up), Ok(down)) = (pump(), pump()) else { return };
+                let pump = |first| Pump::new(Framing::UntilClose, Recode::AsIs, first, worker.means(read_ahead));
+                let first = self.preface.as_ref().and_then(|preface| preface.take_rest());
+                let (Ok(up), Ok(down)) = (pump(first), pump(None)) else { return };
                 let now = || worker.now();
                 let lost = || losses.is_some_and(|losses| lease.server().role_losses() != losses);
                 let cut = || {

@@ -77,7 +77,11 @@ macro_rules! variables {
 variables! {
     Request  RemoteAddr "remote_addr" "Client's address, after X-Forwarded-For of trusted proxies."
     Request  RemotePort "remote_port" "Port of the connected peer."
-    Request  RealipRemoteAddr "realip_remote_addr" "Address of the connected peer, whatever X-Forwarded-For says."
+    Request  RealipRemoteAddr "realip_remote_addr" "Address of the connected peer, whatever X-Forwarded-For or a PROXY header says."
+    Request  ProxyProtocolAddr "proxy_protocol_addr" "Client's address in the PROXY header."
+    Request  ProxyProtocolPort "proxy_protocol_port" "Client's port in the PROXY header."
+    Request  ProxyProtocolServerAddr "proxy_protocol_server_addr" "Address in the PROXY header that the client connected to."
+    Request  ProxyProtocolServerPort "proxy_protocol_server_port" "Port in the PROXY header that the client connected to."
     Request  RemoteUser "remote_user" "User name of Basic authentication, as the client claims it."
     Request  ServerAddr "server_addr" "Our address that the client connected to."
     Request  ServerPort "server_port" "Our port that the client connected to."

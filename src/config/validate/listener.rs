@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Context, admission, check_name, role, sticky};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
-use crate::config::model::{HttpListener, Listener, Protocol, TcpListener};
-use crate::config::raw::{RawHttpListener, RawListener};
+use crate::config::model::{HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
+use crate::config::raw::RawListener;
 
 /// How long a TCP session may be silent before the kernel asks whether the client is there: a lost one would otherwise
 /// hold a connection to a server for the whole `idle_timeout`.
@@ -57,19 +57,42 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         },
         access_log: cx.log_within(&raw.access_log, &top),
         admission: admission::of_listener(&raw.admission, protocol, cx),
-        http: http(&raw.http, cx),
+        proxy_header: proxy_header(raw, cx),
+        http: http(raw, cx),
         tcp,
     })
 }
 
-fn http(raw: &RawHttpListener, cx: &mut Context<'_>) -> HttpListener {
+fn proxy_header(raw: &RawListener, cx: &mut Context<'_>) -> Option<ProxyHeader> {
+    let required = match *raw.proxy_protocol {
+        ProxyProtocol::Off => return None,
+        ProxyProtocol::Optional => false,
+        ProxyProtocol::Required => true,
+    };
+    if raw.trusted_proxies.is_empty() && raw.trusted_proxies.complete {
+        cx.problems
+            .error(
+                raw.proxy_protocol.place,
+                "`proxy_protocol` needs `trusted_proxies`: anybody could claim any address",
+            )
+            .help("the networks of the balancers in front: trusted_proxies = [\"10.0.0.0/8\"]");
+    }
+    Some(ProxyHeader {
+        required,
+        trusted: raw.trusted_proxies.iter().map(|block| **block).collect(),
+        timeout: raw.header_timeout.get(),
+    })
+}
+
+fn http(listener: &RawListener, cx: &mut Context<'_>) -> HttpListener {
+    let raw = &listener.http;
     let (header, uri) = (&raw.max_header_size, &raw.max_uri_size);
     if uri.0 > header.0 {
         let place = if uri.given { uri.place } else { header.place };
         cx.problems.error(place, "max_uri_size is more than max_header_size, of which it is a part");
     }
     HttpListener {
-        header_timeout: raw.header_timeout.get(),
+        header_timeout: listener.header_timeout.get(),
         body_timeout: raw.body_timeout.get(),
         send_timeout: raw.send_timeout.get(),
         keepalive_timeout: raw.keepalive_timeout.0.map_or(Duration::ZERO, |period| period.get()),
@@ -78,7 +101,7 @@ fn http(raw: &RawHttpListener, cx: &mut Context<'_>) -> HttpListener {
         max_header_count: to_usize(raw.max_header_count.0.into()),
         max_uri_size: to_usize(uri.0),
         underscores_in_headers: *raw.underscores_in_headers,
-        trusted_proxies: raw.trusted_proxies.iter().map(|block| **block).collect(),
+        trusted_proxies: listener.trusted_proxies.iter().map(|block| **block).collect(),
     }
 }
 
@@ -90,6 +113,14 @@ fn foreign_keys(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) {
     };
     for (key, place) in given {
         cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener speaks {ours}"));
+    }
+    if protocol == Protocol::Tcp && *raw.proxy_protocol == ProxyProtocol::Off {
+        let trusted = ("trusted_proxies", raw.trusted_proxies.given, raw.trusted_proxies.key);
+        let timeout = ("header_timeout", raw.header_timeout.given, raw.header_timeout.key);
+        for (key, _, place) in [timeout, trusted].into_iter().filter(|(_, given, _)| *given) {
+            let message = format!("`{key}` is for protocol = \"http\" or with `proxy_protocol`, and here is neither");
+            cx.problems.error(place, message);
+        }
     }
     if protocol == Protocol::Http {
         // With a pool of its own they are in a route by now.

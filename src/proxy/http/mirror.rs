@@ -50,7 +50,8 @@ impl<C: Transport> Exchange<'_, C> {
         buf.push(bytes);
         let facts = self.facts.of_copy(*self.request_id());
         let listener = Rc::clone(&self.conn.listener);
-        let conn = Conn::of_nobody(Nowhere, Rc::clone(worker), listener, self.conn.peer);
+        let mut conn = Conn::of_nobody(Nowhere, Rc::clone(worker), listener, self.conn.peer);
+        conn.preface.clone_from(&self.conn.preface);
         let (view, route) = (Rc::clone(view), Arc::clone(route));
         tokio::task::spawn_local(async move {
             conn.send_copy(buf, facts, &view, &route, index).await;

@@ -51,6 +51,7 @@ use crate::proxy::http::exchange::{Exchange, Refusal};
 use crate::proxy::http::facts::Facts;
 use crate::proxy::http::scratch::Scratch;
 use crate::proxy::listen::ListenerCtx;
+use crate::proxy::preface::{self, Preface};
 use crate::proxy::worker::Worker;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
@@ -72,6 +73,8 @@ pub(crate) struct Conn<C: Transport> {
     worker: Rc<Worker>,
     listener: Rc<ListenerCtx>,
     peer: SocketAddr,
+    /// What came before the first request, on listeners where something does.
+    preface: Option<Rc<Preface>>,
     peer_text: OnceCell<Box<str>>,
     /// [`Self::NO_CLIENT`], or counts up from 1.
     serial: u64,
@@ -118,12 +121,22 @@ impl<C: Transport> Conn<C> {
     /// One that is not among the worker's clients.
     fn of_nobody(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr) -> Self {
         let timer = worker.wheel.timer();
-        Self { io, timer, worker, listener, peer, peer_text: OnceCell::new(), serial: Self::NO_CLIENT }
+        Self { io, timer, worker, listener, peer, preface: None, peer_text: OnceCell::new(), serial: Self::NO_CLIENT }
+    }
+
+    /// Reads what stands before the first request; false: there will be none.
+    pub(crate) async fn begin(&mut self) -> bool {
+        let Some(preface) = preface::read(&self.io, self.peer, &self.worker, &self.listener).await else {
+            return false;
+        };
+        self.peer = preface.source();
+        self.preface = Some(Rc::new(preface));
+        true
     }
 
     /// Serves requests until one side has had enough.
     pub(crate) async fn serve(&self) {
-        let mut rest: Option<Buffer> = None;
+        let mut rest: Option<Buffer> = self.preface.as_ref().and_then(|preface| preface.take_rest());
         let mut requests = 0;
         loop {
             // The exchange's state is large and lives in a box, which goes before the connection is idle again.

@@ -38,7 +38,16 @@ impl<C: Transport> Vars<'_, '_, C> {
         match var {
             Var::RemoteAddr => write_ip(out, facts.client),
             Var::RemotePort => decimal(out, u64::from(facts.peer.port())),
-            Var::RealipRemoteAddr => write_ip(out, facts.peer.ip().to_canonical()),
+            Var::RealipRemoteAddr if conn.preface.is_none() => write_ip(out, facts.peer.ip().to_canonical()),
+            Var::RealipRemoteAddr
+            | Var::ProxyProtocolAddr
+            | Var::ProxyProtocolPort
+            | Var::ProxyProtocolServerAddr
+            | Var::ProxyProtocolServerPort => {
+                if let Some(preface) = &conn.preface {
+                    preface.write(var, out);
+                }
+            }
             Var::RemoteUser => self.basic_user(out),
             Var::ServerAddr => write_ip(out, self.local_address().ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(conn.listener.address.port())),

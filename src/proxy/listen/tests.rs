@@ -51,6 +51,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         address: listener.bind[0],
         http: listener.http.clone(),
         access: None,
+        expected: None,
         tcp: None,
         max_connections: None,
         counters: Arc::default(),
