@@ -32,11 +32,11 @@ use serde_json::value::RawValue;
 use tokio::io::Interest;
 use tokio::net::UnixStream;
 
-use crate::config::model::Overrides;
+use crate::config::model::{Attachments, Overrides};
 use crate::sys::memfd::{self, MemfdError};
 
 /// First byte of every packet; grows when the meaning of messages changes.
-pub const VERSION: u8 = 5;
+pub const VERSION: u8 = 6;
 
 /// What the supervisor says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -181,6 +181,8 @@ pub enum Purpose {
 pub struct Setup {
     /// The whole configuration as one TOML text.
     pub config: String,
+    /// The contents of the files that it names.
+    pub attachments: Attachments,
     /// What wins over it.
     pub overrides: Overrides,
     /// One for each bind address.

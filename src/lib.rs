@@ -15,7 +15,7 @@
 //!    vrrp        who holds a virtual address                    time      points in time
 //!    health      verdicts and times of health checks        admission   access lists, rates, bounds of concurrency
 //!    recency     a map in the order of use                      sys         the only unsafe code
-//!    tls         what a TLS client says first                   proxy_protocol   headers of the PROXY protocol
+//!    tls         certificates, tickets, what a client says first    proxy_protocol   headers of the PROXY protocol
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never

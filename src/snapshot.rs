@@ -8,12 +8,13 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::balance::Split;
-use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Share, Site};
+use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Share, Site, SiteTls};
 use crate::pool::{CircuitOpen, Pass, Pool, Wanted};
 use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
 use crate::template::Template;
 use crate::time::Millis;
+use crate::tls::{self, Servers, Terms, Tickets};
 
 pub use gate::{Gate, Limiter};
 
@@ -37,6 +38,9 @@ pub struct Snapshot {
     pub listeners: Vec<ListenerView>,
     /// In the order of `config.limits`; what they know is shared with the generations before and after.
     pub limiters: Vec<Arc<Limiter>>,
+    /// Keys of session tickets, the same in every generation.
+    pub tickets: Arc<Tickets>,
+    servers: Servers,
     logs: Logs,
 }
 
@@ -51,6 +55,11 @@ pub struct ListenerView {
     pub log: Option<Arc<Log>>,
     /// What stands before those; whom it lets connect is decided at accept.
     pub gate: Option<Box<Gate>>,
+    /// For clients of no site with TLS of its own; `None`: they are refused, or the listener does not speak TLS.
+    pub tls: Option<Arc<tls::Server>>,
+    /// A site of the listener demands something else of clients than the listener: each request must be for a site that
+    /// demands what the handshake did.
+    pub demands_differ: bool,
 }
 
 /// A route and what its names stand for.
@@ -103,6 +112,8 @@ pub struct SiteView {
     pub error_pages: Arc<[model::ErrorPage]>,
     /// What stands before it, its listener's limits first.
     pub gate: Option<Box<Gate>>,
+    /// For clients that ask for one of its hosts, where that is other than the listener's.
+    pub tls: Option<Arc<tls::Server>>,
 }
 
 /// Running logs by what they were made from: equal ones share one.
@@ -172,11 +183,22 @@ impl Snapshot {
             };
             RouteView { split: split.map(Box::new), ..route(outer, model) }
         };
-        let site = |outer: &model::Admission, s: &Site| SiteView {
+        let tickets = previous.map_or_else(Tickets::new, |p| Arc::clone(&p.tickets));
+        let servers = RefCell::new(Servers::default());
+        let server = |tls: &model::Tls, site: Option<&SiteTls>| {
+            let terms = terms(tls, site);
+            if terms.certificates.is_empty() {
+                return None;
+            }
+            servers.borrow_mut().get(&terms, &tickets, previous.map(|p| &p.servers))
+        };
+        let site = |listener: &model::Listener, s: &Site| SiteView {
             name: Arc::clone(&s.name),
             log: log_of(s.access_log.as_ref()),
             error_pages: Arc::clone(&s.error_pages),
-            gate: Gate::inside(outer, &s.admission, &limiters),
+            gate: Gate::inside(&listener.admission, &s.admission, &limiters),
+            tls: (s.tls.iter().find(|tls| tls.listener == listener.name))
+                .and_then(|own| server(listener.tls.as_ref()?, Some(own))),
         };
         let listeners = config
             .listeners
@@ -186,16 +208,21 @@ impl Snapshot {
                     &config.sites,
                     &l.name,
                     |r: &Arc<Route>| route(&l.admission, r),
-                    |s: &Site| site(&l.admission, s),
+                    |s: &Site| site(l, s),
                 ),
                 pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
                 log: log_of(l.access_log.as_ref()),
                 gate: Gate::new(&[], &l.admission.limits, None, &limiters),
+                tls: l.tls.as_ref().and_then(|tls| server(tls, None)),
+                demands_differ: l.tls.as_ref().is_some_and(|tls| {
+                    let sites = config.sites.iter().flat_map(|site| &site.tls).filter(|site| site.listener == l.name);
+                    sites.into_iter().any(|site| site.client_auth != tls.client_auth)
+                }),
             })
             .collect();
         let generation = previous.map_or(1, |p| p.generation + 1);
-        let logs = logs.into_inner();
-        Self { generation, config, overrides, pools, fallbacks, listeners, limiters, logs }
+        let (logs, servers) = (logs.into_inner(), servers.into_inner());
+        Self { generation, config, overrides, pools, fallbacks, listeners, limiters, tickets, servers, logs }
     }
 
     /// The pool that takes what is for pool `index` now: that one, or the first on the way of its fallbacks that has an
@@ -232,6 +259,25 @@ impl Snapshot {
                 Err(open) => return Err(open),
             }
         }
+    }
+}
+
+impl ListenerView {
+    /// What a client of a TLS listener is served with that asks for `host`, or for none.
+    pub fn server(&self, host: Option<&[u8]>) -> Option<&Arc<tls::Server>> {
+        let site = self.routes.site(host.unwrap_or_default());
+        site.and_then(|site| site.tls.as_ref()).or(self.tls.as_ref())
+    }
+}
+
+fn terms<'t>(tls: &'t model::Tls, site: Option<&'t SiteTls>) -> Terms<'t> {
+    Terms {
+        certificates: site.map_or(&tls.certificates, |site| &site.certificates),
+        profile: tls.profile,
+        alpn: &tls.alpn,
+        tickets: tls.session_tickets,
+        ticket_keys: &tls.ticket_keys,
+        client_auth: site.map_or(&tls.client_auth, |site| &site.client_auth),
     }
 }
 

@@ -25,13 +25,13 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy_protocol", &[]),
     ("admission", &["config::value", "recency", "time"]),
     // 2
-    ("config", &["admission", "health", "route", "telemetry", "template", "vrrp"]),
+    ("config", &["admission", "health", "route", "telemetry", "template", "tls", "vrrp"]),
     ("net", &["sys", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["config::model", "sys"]),
     // 3
     ("pool", &["balance", "config::model", "health", "recency", "time"]),
-    ("snapshot", &["admission", "balance", "config::model", "pool", "route", "telemetry", "template", "time"]),
+    ("snapshot", &["admission", "balance", "config::model", "pool", "route", "telemetry", "template", "time", "tls"]),
     ("dns", &["config::model", "snapshot::Addresses"]),
     // 4
     (
@@ -51,6 +51,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "telemetry",
             "template",
             "time",
+            "tls",
         ],
     ),
     ("probe", &["config::model", "health", "net", "pool", "sys", "time"]),
@@ -70,6 +71,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "sys",
             "telemetry",
             "time",
+            "tls",
             "vrrp",
             "vrrpd",
         ],

@@ -45,6 +45,7 @@ use crate::sys::process::{self, ConfineError, Orphan};
 use crate::sys::schedule;
 use crate::sys::user::Identity;
 use crate::telemetry::LevelHandle;
+use crate::tls::TicketSeed;
 
 /// Why the proxy could not run.
 #[derive(Debug)]
@@ -270,11 +271,14 @@ struct Prepared {
 struct State {
     servers: Box<RawValue>,
     addresses: Addresses,
+    /// Of the keys of session tickets.
+    #[serde(default)]
+    tickets: Option<TicketSeed>,
 }
 
 fn prepare(start: Start) -> Result<Prepared, StartError> {
     let Start { node, setup, state, guarded: _, purpose } = start;
-    let config = config::parse_effective(&setup.config, &node).map_err(StartError::Config)?;
+    let config = config::parse_with(&setup.config, &node, &setup.attachments).map_err(StartError::Config)?;
     let log = &config.global.log;
     let level = crate::telemetry::init(&log.level, log.json).map_err(|e| StartError::Telemetry(e.to_string()))?;
     crate::telemetry::log_panics();
@@ -298,7 +302,15 @@ fn start_engine(
     }
     let addresses = names.addresses();
     process::reserve_descriptors(config.global.descriptors());
-    let engine = Engine::start(config, setup.overrides, listeners, log_files, &addresses, &state.servers);
+    let engine = Engine::start(
+        config,
+        setup.overrides,
+        listeners,
+        log_files,
+        &addresses,
+        &state.servers,
+        state.tickets.as_ref(),
+    );
     Ok((engine.map_err(StartError::Engine)?, names, level))
 }
 
@@ -528,7 +540,8 @@ impl Control<'_> {
 
     fn report_state(&self) {
         let addresses = Addresses::clone(&self.names.addresses());
-        match to_raw_value(&State { servers: self.engine.state(), addresses }) {
+        match to_raw_value(&State { servers: self.engine.state(), addresses, tickets: Some(self.engine.ticket_seed()) })
+        {
             Ok(state) => {
                 self.offer(&FromProxy::State(state));
             }

@@ -53,7 +53,7 @@ use crate::app::upgrade::{DocumentError, Origin};
 use crate::app::watchdog::heartbeat_interval;
 use crate::config::model::Config;
 use crate::config::{Diagnostics, Loaded};
-use crate::ipc::{Event, FromProxy, Purpose, Setup, Start, ToProxy};
+use crate::ipc::{Event, FromProxy, Purpose, Start, ToProxy};
 use crate::net::clock;
 use crate::net::listen::{self, BindError};
 use crate::sys::process;
@@ -343,8 +343,7 @@ impl Supervisor {
     async fn introduce(&self, child: &Child) -> Result<(), Lost> {
         let (log_files, log_fds) = self.open_logs();
         let (listeners, mut fds) = self.sockets.now();
-        let setup =
-            Setup { config: self.loaded.without_passwords.clone(), overrides: self.overrides(), listeners, log_files };
+        let setup = reload::setup(&self.loaded, self.overrides(), listeners, log_files);
         let node = self.loaded.config.node.to_string();
         let start = Start { node, setup, state: self.state.clone(), guarded: false, purpose: Purpose::Serve };
         fds.extend(log_fds.iter().map(AsFd::as_fd));

@@ -40,13 +40,20 @@ impl fmt::Display for Change {
     }
 }
 
-/// Everything that is different, in the order of the keys.
+/// Everything that is different, in the order of the keys; then files.
 pub fn changes(before: &Loaded, after: &Loaded) -> Vec<Change> {
     let parse = |text: &str| text.parse::<Table>().unwrap_or_default();
     let real = [parse(&before.effective), parse(&after.effective)];
     let shown = [parse(&before.masked), parse(&after.masked)];
     let mut found = Vec::new();
     tables([&real[0], &real[1]], [&shown[0], &shown[1]], "", &mut found);
+    // What is new or gone is so in the text as well, but for files of a folder.
+    for (path, attachment) in after.attachments.iter() {
+        if before.attachments.get(path).is_some_and(|known| known != attachment) {
+            let what = "other contents".to_owned();
+            found.push(Change { path: path.to_owned(), what, kind: ChangeKind::Changed });
+        }
+    }
     found
 }
 

@@ -8,6 +8,7 @@
 //! with its place. What the unprivileged process gets is the merged document as text ([`Loaded::effective`]): it opens no
 //! file to become the same [`model::Config`] again.
 
+mod attach;
 mod decode;
 mod diagnostic;
 mod diff;
@@ -26,6 +27,7 @@ mod words;
 use std::ffi::OsString;
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use diff::{Change, ChangeKind, changes};
@@ -33,7 +35,7 @@ pub use schema::{KeyDoc, reference_rows, schema};
 
 use diagnostic::{Problems, Source, Sources};
 use document::{Item, Secrets, Table, Value};
-use model::Config;
+use model::{Attachments, Config};
 use nodes::Node;
 use resolve::Outside;
 
@@ -53,6 +55,8 @@ pub struct Loaded {
     pub effective: String,
     /// The same for whoever has no use for the passwords of virtual routers: the process that talks to everybody.
     pub without_passwords: String,
+    /// The contents of the files that it names, for whoever has the text only.
+    pub attachments: Attachments,
     /// What is probably not meant.
     pub warnings: Diagnostics,
     /// The files it was read from, the main one first; none when it was [`restore`]d.
@@ -115,16 +119,32 @@ pub fn check_all_nodes(path: &Path) -> Result<Diagnostics, Diagnostics> {
     if all.has_errors() { Err(all) } else { Ok(all) }
 }
 
-/// As [`load`], from what [`Loaded::effective`] was: an earlier configuration is back, whatever has become of the files.
+/// As [`load`], from what [`Loaded::effective`] was: an earlier configuration is back, whatever has become of the files. Only
+/// certificates and keys are read again.
 ///
 /// # Errors
 /// What is wrong with `text` by the rules of this program.
 pub fn restore(text: &str, node: &str) -> Result<Loaded, Diagnostics> {
-    let config = parse_effective(text, node)?;
-    let mut table = Source::parse(PathBuf::new(), text.to_owned(), 0, &mut Problems::default()).table;
+    let mut table = parse_table(text);
+    let attachments = attach::attach(&mut table, Path::new("/"));
+    restore_with(text, node, attachments)
+}
+
+fn parse_table(text: &str) -> Table {
+    Source::parse(PathBuf::new(), text.to_owned(), 0, &mut Problems::default()).table
+}
+
+/// As [`restore`], with the contents of files that came along; opens none.
+///
+/// # Errors
+/// What is wrong with `text` by the rules of this program.
+pub fn restore_with(text: &str, node: &str, attachments: Attachments) -> Result<Loaded, Diagnostics> {
+    let config = parse_with(text, node, &attachments)?;
+    let mut table = parse_table(text);
     resolve::mark_secrets(&mut table);
     Ok(Loaded {
         config,
+        attachments,
         effective: text.to_owned(),
         without_passwords: document::to_text(&without_passwords(table.clone()), Secrets::Shown),
         warnings: Diagnostics::default(),
@@ -134,11 +154,19 @@ pub fn restore(text: &str, node: &str) -> Result<Loaded, Diagnostics> {
     })
 }
 
-/// The configuration that [`Loaded::effective`] was made from; opens no file.
+/// As [`parse_with`], where no certificates are named.
+///
+/// # Errors
+/// As there.
+pub fn parse_effective(text: &str, node: &str) -> Result<Config, Diagnostics> {
+    parse_with(text, node, &Attachments::default())
+}
+
+/// The configuration that [`Loaded::effective`] and [`Loaded::attachments`] were made from; opens no file.
 ///
 /// # Errors
 /// What is wrong with `text`; lines of it are not quoted, for they may hold secrets.
-pub fn parse_effective(text: &str, node: &str) -> Result<Config, Diagnostics> {
+pub fn parse_with(text: &str, node: &str, attachments: &Attachments) -> Result<Config, Diagnostics> {
     let mut problems = Problems::default();
     let mut source = Source::parse(PathBuf::from("effective configuration"), text.to_owned(), 0, &mut problems);
     source.quoted = false;
@@ -150,7 +178,7 @@ pub fn parse_effective(text: &str, node: &str) -> Result<Config, Diagnostics> {
     }
     resolve::mark_secrets(&mut table);
     resolve::resolve(&mut table, &Outside::Nothing, &mut problems);
-    match validate::validate(table, node, &mut problems) {
+    match validate::validate(table, attachments, node, None, &mut problems) {
         Some(config) if !problems.has_errors() => Ok(config),
         _ => Err(sources.render(problems)),
     }
@@ -169,7 +197,9 @@ fn load_node(
     let folder = path.parent().unwrap_or(Path::new(""));
     resolve::resolve(&mut table, &Outside::Box { folder, env }, &mut problems);
     fill_in_directories(&mut table, env);
-    let config = validate::validate(table.clone(), &node, &mut problems);
+    let attachments = attach::attach(&mut table, folder);
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).ok().and_then(|t| i64::try_from(t.as_secs()).ok());
+    let config = validate::validate(table.clone(), &attachments, &node, now, &mut problems);
     let failed = problems.has_errors();
     let warnings = sources.render(problems);
     match config {
@@ -178,6 +208,7 @@ fn load_node(
                 config,
                 effective: document::to_text(&table, Secrets::Shown),
                 without_passwords: document::to_text(&without_passwords(table.clone()), Secrets::Shown),
+                attachments,
                 warnings,
                 files: sources.iter().map(|source| source.name.clone()).collect(),
                 checksum: sum(sources.iter().map(|source| source.text.as_bytes())),

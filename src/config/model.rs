@@ -4,12 +4,14 @@
 //! every default is filled in, every inherited setting (pool, site, route) is already merged, so that no user of a value
 //! has to ask where it came from. Durations are never zero unless the field says what zero means.
 
+mod attachments;
 mod check;
 mod limit;
 mod overrides;
 mod pool;
 mod route;
 mod sticky;
+mod tls;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -22,6 +24,7 @@ use crate::config::value::Cidr;
 use crate::health::Role;
 use crate::template::Template;
 
+pub use attachments::{Attachment, Attachments};
 pub use check::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
@@ -31,6 +34,7 @@ pub use route::{
     Route, Share, Site, ValueMatch,
 };
 pub use sticky::{Sticky, StickyCookie, StickyKey, StickyTable};
+pub use tls::{SiteTls, Tls};
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,
@@ -200,6 +204,8 @@ pub struct Listener {
     pub http: HttpListener,
     /// Settings of `protocol = "tcp"`; `None` for HTTP.
     pub tcp: Option<TcpListener>,
+    /// What is spoken is inside TLS.
+    pub tls: Option<Tls>,
 }
 
 /// The header of the PROXY protocol that connections of a listener begin with.

@@ -7,6 +7,7 @@ mod limit;
 mod pool;
 mod route;
 mod sticky;
+mod tls;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -18,9 +19,10 @@ use super::document::{Item, Place, Table};
 use super::model::{Consistent, Freebind, Protocol, ProxyProtocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
-    AlgorithmName, CheckType, Delay, ErrorPage, ExpectText, Failback, HeaderCondition, HeaderValue, InitialState,
-    LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries, RateText, RawNode, Redirect,
-    RetryCondition, SameSite, Server, ServerText, Statuses, StickyType, WantedRole, Workers,
+    AlgorithmName, Certificate, CheckType, ClientAuthMode, Delay, ErrorPage, ExpectText, Failback, HeaderCondition,
+    HeaderValue, InitialState, LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries,
+    RateText, RawNode, Redirect, RetryCondition, SameSite, Server, ServerText, Statuses, StickyType, TlsProfile,
+    WantedRole, Workers,
 };
 
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck, RawTextRegex};
@@ -30,6 +32,7 @@ pub(super) use route::{
     RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawShare, RawSite,
 };
 pub(super) use sticky::{RawSticky, RawStickyCookie, RawStickyLearned};
+pub(super) use tls::{RawCertificate, RawClientAuth, RawSiteTls, RawTls};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;
@@ -196,6 +199,8 @@ table! {
         /// From the first byte of a request head, or from accept, to its end; then 408. Also from accept to the end of a
         /// PROXY header, for which tcp has it too.
         header_timeout: Period = "60s",
+        /// Clients speak TLS, and what is inside goes on as `protocol` says. "off": they do not.
+        tls: OrOff<RawTls> = "off",
     }
 }
 

@@ -97,7 +97,7 @@ fn header_values(table: &mut Table, f: &mut dyn FnMut(&mut Item)) {
 }
 
 /// Calls `f` with every table that has one of `names`, wherever it is.
-fn tables_called(table: &mut Table, names: &[&str], f: &mut dyn FnMut(&mut Table)) {
+pub(super) fn tables_called(table: &mut Table, names: &[&str], f: &mut dyn FnMut(&mut Table)) {
     for (name, item) in table {
         match &mut item.value {
             Value::Table(inner) if names.contains(&name.as_str()) => f(inner),

@@ -2,6 +2,7 @@ mod check;
 mod circuit;
 mod roles;
 mod sticky;
+mod tls;
 mod vrrp;
 
 use std::collections::BTreeMap;
@@ -544,7 +545,7 @@ proptest! {
         }
         match load_in(&text, "lb1", Path::new("conf"), &[]) {
             Ok(loaded) => {
-                let again = parse_effective(&loaded.effective, "lb1");
+                let again = parse_with(&loaded.effective, "lb1", &loaded.attachments);
                 prop_assert_eq!(format!("{:?}", again.unwrap()), format!("{:?}", loaded.config));
             }
             Err(errors) => prop_assert!(errors.to_string().contains("error:")),

@@ -4,6 +4,7 @@ mod check;
 mod limit;
 mod percent;
 mod sticky;
+mod tls;
 mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
@@ -19,6 +20,7 @@ pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss
 pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
 pub(super) use sticky::{SameSite, StickyType};
+pub(super) use tls::{Certificate, ClientAuthMode, TlsProfile};
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };

@@ -17,7 +17,13 @@ fn hostile() -> (ProxyChannel, OwnedFd) {
 fn start(config: String) -> ToProxy {
     ToProxy::Start(Start {
         node: "a".into(),
-        setup: Setup { config, overrides: Overrides::default(), listeners: Vec::new(), log_files: Vec::new() },
+        setup: Setup {
+            config,
+            attachments: Attachments::default(),
+            overrides: Overrides::default(),
+            listeners: Vec::new(),
+            log_files: Vec::new(),
+        },
         state: None,
         guarded: false,
         purpose: Purpose::Serve,

@@ -48,6 +48,7 @@ use crate::proxy::worker::Shared;
 use crate::snapshot::{Addresses, Snapshot};
 use crate::telemetry::access_log::Sinks;
 use crate::time::Millis;
+use crate::tls::TicketSeed;
 
 pub use crate::proxy::clients::Done;
 pub use crate::proxy::errors::{FailedExchange, FailedTry};
@@ -127,7 +128,8 @@ impl Engine {
     /// Starts the workers; they accept when this returns.
     ///
     /// `log_files` are the descriptors of the access logs' files, `state` what a predecessor said of the servers
-    /// ([`Engine::state`]; null: nothing), `addresses` what is known of the servers' names.
+    /// ([`Engine::state`]; null: nothing) and `tickets` what it sealed tickets with, `addresses` what is known of the servers'
+    /// names.
     ///
     /// # Errors
     /// When a thread, a runtime or the log writer cannot be made.
@@ -138,6 +140,7 @@ impl Engine {
         log_files: Vec<(PathBuf, OwnedFd)>,
         addresses: &Addresses,
         state: &RawValue,
+        tickets: Option<&TicketSeed>,
     ) -> io::Result<Self> {
         let sinks = Arc::new(Sinks::start()?);
         for (path, fd) in log_files {
@@ -148,6 +151,9 @@ impl Engine {
             for pool in &snapshot.pools {
                 pool.import(&states, clock::now());
             }
+        }
+        if let Some(seed) = tickets {
+            snapshot.tickets.adopt(seed);
         }
         let shared = Arc::new(Shared {
             generation: AtomicU64::new(snapshot.generation),
@@ -406,6 +412,11 @@ impl Engine {
         let snapshot = self.shared.snapshot.load();
         let states: Vec<ServerState> = snapshot.pools.iter().flat_map(|p| p.export()).collect();
         serde_json::value::to_raw_value(&states).unwrap_or_default()
+    }
+
+    /// What a successor needs to open the session tickets that this one sealed.
+    pub fn ticket_seed(&self) -> TicketSeed {
+        self.shared.snapshot.load().tickets.seed()
     }
 
     /// Counts what another engine has counted from its state `since` to its state `until`.

@@ -108,6 +108,13 @@ impl<R, S> RouteTable<R, S> {
     }
 }
 
+impl<R, S> RouteTable<R, S> {
+    /// The site of a host as received, if there is one.
+    pub fn site(&self, host: &[u8]) -> Option<&S> {
+        self.hosts.find(host).and_then(|index| self.sites.get(index)).map(|table| &table.site)
+    }
+}
+
 impl<R> Entry<R> {
     fn holds<'h>(&self, method: &[u8], header: &dyn Fn(&str) -> Option<&'h [u8]>) -> bool {
         let method_holds = self.methods.is_empty() || self.methods.iter().any(|m| m.as_bytes() == method);

@@ -69,6 +69,7 @@ fn site(name: &str, hosts: &[&str], routes: impl IntoIterator<Item = Route>) -> 
         name: name.into(),
         hosts: hosts.iter().map(host).collect(),
         listeners: vec!["http".into()],
+        tls: Vec::new(),
         routes: routes.into_iter().map(Arc::new).collect(),
         access_log: None,
         error_pages: Arc::from([]),

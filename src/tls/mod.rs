@@ -1,3 +1,42 @@
-//! TLS: what a client says first.
+//! TLS towards clients: certificates and their choice, what a handshake may agree on, session tickets.
+//!
+//! ```text
+//! Certificate (certificate.rs)   a chain and its key, from bytes
+//!   -> Chooser (chooser.rs)      which one a client gets: by name, and by what it can verify
+//!   -> Server (server.rs)        what rustls needs to serve, one for each site with demands of its own
+//! ClientHello (hello.rs)         which of them a client asks for
+//! Tickets (tickets.rs)           keys that outlive configurations and processes
+//! ```
+//!
+//! Nothing here opens a file, or touches a socket.
 
+mod certificate;
+mod chooser;
+mod client_auth;
 pub mod hello;
+mod names;
+mod server;
+mod tickets;
+
+use std::sync::{Arc, LazyLock};
+
+use rustls::crypto::CryptoProvider;
+
+pub use certificate::{Certificate, CertificateError};
+pub use client_auth::{ClientAuth, ClientAuthError, ClientAuthMode};
+pub use names::{Subject, covers};
+pub use server::{Profile, Server, Servers, Terms};
+pub use tickets::{TicketKey, TicketKeyError, TicketSeed, Tickets};
+
+/// What all cryptography is done with: the one place that names it.
+pub fn provider() -> &'static Arc<CryptoProvider> {
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
+        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    &PROVIDER
+}
+
+/// A hash that tells two of the same kind apart.
+type Digest = [u8; 32];
+
+#[cfg(test)]
+mod tests;

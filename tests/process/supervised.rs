@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use bascule::config::model::Overrides;
+use bascule::config::model::{Attachments, Overrides};
 use bascule::ipc::{self, Channel, FromProxy, Limits, ListenerSockets, ProxyChannel, Purpose, Setup, Start, ToProxy};
 use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::Signal;
@@ -51,6 +51,7 @@ impl Proxy {
                     "[global]\nrun_dir = \"/run/bascule\"\n[listener.l]\nbind = [\"{addr}\"]\nprotocol = \"tcp\"\n\
                      pool = \"p\"\n[pool.p]\nservers = [\"{server}\"]\n"
                 ),
+                attachments: Attachments::default(),
                 overrides: Overrides::default(),
                 listeners: vec![ListenerSockets { name: "l".into(), addr, shards: 1 }],
                 log_files: Vec::new(),
@@ -181,6 +182,7 @@ async fn a_guard_that_is_missing_is_an_error() {
         node: "a".into(),
         setup: Setup {
             config: String::new(),
+            attachments: Attachments::default(),
             overrides: Overrides::default(),
             listeners: Vec::new(),
             log_files: Vec::new(),

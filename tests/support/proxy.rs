@@ -65,6 +65,7 @@ impl Proxy {
             files,
             &Default::default(),
             serde_json::value::RawValue::NULL,
+            None,
         )
         .unwrap();
         Self { engine, bound, sockets, log: BufReader::new(ours) }

@@ -51,9 +51,9 @@ impl Reload {
         let Some((listeners, log_files)) = take(&setup, descriptors) else {
             return drop(tell.send(Err("descriptors are missing".to_owned())));
         };
-        let Setup { config: text, overrides, .. } = setup;
+        let Setup { config: text, attachments, overrides, .. } = setup;
         // First the configuration, for its names; then the rest.
-        let parsed = in_background(move || config::parse_effective(&text, &node).map_err(|e| e.to_string()));
+        let parsed = in_background(move || config::parse_with(&text, &node, &attachments).map_err(|e| e.to_string()));
         let names = names.finder();
         tokio::spawn(async move {
             let built = async {

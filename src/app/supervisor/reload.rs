@@ -27,7 +27,7 @@ use crate::app::history::Generation;
 use crate::app::{at, effects, logs};
 use crate::config::model::Overrides;
 use crate::config::{self, LoadOptions, Loaded};
-use crate::ipc::{Setup, ToProxy};
+use crate::ipc::{ListenerSockets, Setup, ToProxy};
 use crate::net::clock::unix_seconds;
 
 /// Where the configuration comes from.
@@ -262,8 +262,7 @@ impl Supervisor {
         let (listeners, mut fds) = self.sockets.with(&plan);
         fds.extend(files.iter().map(AsFd::as_fd));
         let overrides = self.standing.overrides(&next.config);
-        let setup =
-            Setup { config: next.without_passwords.clone(), overrides: overrides.clone(), listeners, log_files: paths };
+        let setup = setup(&next, overrides.clone(), listeners, paths);
         let sent = match &self.proxy {
             Some(proxy) => proxy.send(&ToProxy::Prepare { token, setup }, &fds).await,
             None => Ok(()),
@@ -467,6 +466,17 @@ impl Supervisor {
             error!(error = %e, "state_dir: the generation is in force, and cannot be gone back to later");
         }
     }
+}
+
+/// What a proxy runs `loaded` on.
+pub(super) fn setup(
+    loaded: &Loaded,
+    overrides: Overrides,
+    listeners: Vec<ListenerSockets>,
+    log_files: Vec<PathBuf>,
+) -> Setup {
+    let (config, attachments) = (loaded.without_passwords.clone(), loaded.attachments.clone());
+    Setup { config, attachments, overrides, listeners, log_files }
 }
 
 fn refuse(wanted: Wanted, why: &str) {

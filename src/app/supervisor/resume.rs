@@ -28,7 +28,8 @@ use crate::time::Millis;
 /// Goes on with what `document` hands over, and replaces the processes of the program that wrote it. What goes wrong here
 /// is the death of the supervisor.
 pub(in crate::app) fn resume(document: Document, mut inherited: Inherited, origin: Origin) -> Result<(), RunError> {
-    let mut loaded = config::restore(&document.config, &document.node).map_err(RunError::Config)?;
+    let loaded = config::restore_with(&document.config, &document.node, document.attachments.clone());
+    let mut loaded = loaded.map_err(RunError::Config)?;
     (loaded.files, loaded.checksum) = (document.files.clone(), document.checksum);
     let global = &loaded.config.global;
     let level = crate::telemetry::init(&global.log.level, global.log.json);

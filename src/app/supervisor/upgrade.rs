@@ -281,6 +281,7 @@ impl Supervisor {
             ipc: ipc::VERSION,
             node: self.loaded.config.node.to_string(),
             config: self.loaded.effective.clone(),
+            attachments: self.loaded.attachments.clone(),
             files: self.loaded.files.clone(),
             checksum: self.loaded.checksum,
             generation: self.generation,

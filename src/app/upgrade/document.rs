@@ -9,6 +9,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
+use crate::config::model::Attachments;
 use crate::ipc::{self, PoolSummary};
 use crate::sys::exec::Inherited;
 use crate::sys::memfd::{self, MemfdError};
@@ -28,6 +29,9 @@ pub(in crate::app) struct Document {
     pub(in crate::app) node: String,
     /// What it runs, as one TOML text.
     pub(in crate::app) config: String,
+    /// The contents of the files that it names; a program that knew of none names none.
+    #[serde(default)]
+    pub(in crate::app) attachments: Attachments,
     /// The files that it came from.
     pub(in crate::app) files: Vec<PathBuf>,
     /// Of their contents.

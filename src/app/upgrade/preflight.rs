@@ -46,8 +46,8 @@ impl fmt::Display for PreflightError {
 
 /// Rehearses with `document`; what is to be said on standard output.
 pub(in crate::app) fn run(document: &Document, inherited: &mut Inherited) -> Result<String, PreflightError> {
-    let loaded = config::restore(&document.config, &document.node);
-    let Loaded { config, without_passwords, .. } = loaded.map_err(PreflightError::Config)?;
+    let loaded = config::restore_with(&document.config, &document.node, document.attachments.clone());
+    let Loaded { config, without_passwords, attachments, .. } = loaded.map_err(PreflightError::Config)?;
     let mut take = |n| inherited.take(n).ok_or(PreflightError::Document(DocumentError::Missing(n)));
     let mut sockets = Vec::new();
     let mut listeners = Vec::new();
@@ -69,7 +69,7 @@ pub(in crate::app) fn run(document: &Document, inherited: &mut Inherited) -> Res
     let logs = logs.map_err(PreflightError::Log)?;
     let start = Start {
         node: document.node.clone(),
-        setup: Setup { config: without_passwords, overrides: Overrides::default(), listeners, log_files },
+        setup: Setup { config: without_passwords, attachments, overrides: Overrides::default(), listeners, log_files },
         state: document.state.clone(),
         guarded: false,
         purpose: Purpose::Rehearse,

@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::template::Template;
 
-use super::{AccessLog, Admission, RoleRule};
+use super::{AccessLog, Admission, RoleRule, SiteTls};
 
 /// `[site.NAME]`: nginx's `server` block.
 #[derive(Debug, Clone)]
@@ -18,6 +18,8 @@ pub struct Site {
     pub hosts: Vec<HostPattern>,
     /// Names of HTTP listeners, never empty (`[]` in the file means all and is expanded).
     pub listeners: Vec<Arc<str>>,
+    /// Where its TLS is other than that of the listener.
+    pub tls: Vec<SiteTls>,
     /// In file order.
     pub routes: Vec<Arc<Route>>,
     /// Access log of requests of this site that match no route.

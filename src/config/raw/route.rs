@@ -13,6 +13,8 @@ table! {
         route: List<RawRoute> = [],
         /// false, or { path, format }.
         access_log: LogOverride,
+        /// What is other than in the `tls` of its listeners.
+        tls: RawSiteTls = {},
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Context, admission, check_name, role, sticky};
+use super::{Context, admission, check_name, role, sticky, tls};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
 use crate::config::model::{HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
@@ -60,6 +60,7 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         proxy_header: proxy_header(raw, cx),
         http: http(raw, cx),
         tcp,
+        tls: tls::listener(raw, protocol, cx),
     })
 }
 

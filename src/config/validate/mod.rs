@@ -16,6 +16,7 @@ mod sick;
 mod site;
 mod split;
 mod sticky;
+mod tls;
 mod track;
 mod vrrp;
 
@@ -26,7 +27,7 @@ use super::diagnostic::Problems;
 use super::document::{Item, Place, Table, Value};
 use super::help;
 use super::merge::TOP;
-use super::model::{Config, Limit};
+use super::model::{Attachments, Config, Limit};
 use super::raw::{RawFile, RawPool};
 use crate::template::{Scope, Template};
 use log::Logs;
@@ -41,10 +42,21 @@ struct Context<'f> {
     limits: Vec<Arc<Limit>>,
     /// Names of limits that are used.
     used_limits: Vec<String>,
+    /// What the files are that it names.
+    attachments: &'f Attachments,
+    /// Seconds since 1970, where dates count.
+    now: Option<i64>,
 }
 
-/// The configuration that `table` means on the box called `node`.
-pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Option<Config> {
+/// The configuration that `table` and `attachments` mean on the box called `node`; `now`, in seconds since 1970, if dates are
+/// looked at.
+pub(super) fn validate(
+    table: Table,
+    attachments: &Attachments,
+    node: &str,
+    now: Option<i64>,
+    problems: &mut Problems,
+) -> Option<Config> {
     let top = Item { key: TOP, place: TOP, value: Value::Table(table), secret: false };
     let file = RawFile::decode(&top, problems)?;
     let mut cx = Context {
@@ -54,11 +66,13 @@ pub(super) fn validate(table: Table, node: &str, problems: &mut Problems) -> Opt
         used: Vec::new(),
         limits: Vec::new(),
         used_limits: Vec::new(),
+        attachments,
+        now,
     };
     cx.limits = admission::limits(&mut cx);
     let pools = pool::pools(&mut cx);
     let listeners = listener::listeners(&mut cx);
-    let sites = site::sites(&mut cx);
+    let sites = site::sites(&listeners, &mut cx);
     let routers = vrrp::routers(&mut cx);
     let global = global::global(&mut cx)?;
     let config = Config {

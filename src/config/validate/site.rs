@@ -5,17 +5,17 @@ use std::sync::Arc;
 
 use super::admission::admission;
 use super::log::Log;
-use super::{Context, check_name, is_label, route, settings};
+use super::{Context, check_name, is_label, route, settings, tls};
 use crate::config::decode::At;
 use crate::config::document::Place;
-use crate::config::model::{HostPattern, Protocol, Site};
+use crate::config::model::{HostPattern, Listener, Protocol, Site};
 use crate::config::raw::RawSite;
 use crate::route::MAX_HOST;
 
-pub(super) fn sites(cx: &mut Context<'_>) -> Vec<Site> {
+pub(super) fn sites(listeners: &[Listener], cx: &mut Context<'_>) -> Vec<Site> {
     let file = cx.file;
     let mut hosts = Vec::new();
-    let sites: Vec<Site> = file.site.iter().map(|(name, raw)| site(name, raw, &mut hosts, cx)).collect();
+    let sites: Vec<Site> = file.site.iter().map(|(name, raw)| site(name, raw, listeners, &mut hosts, cx)).collect();
     check_hosts(hosts, cx);
     for (name, listener) in file.listener.iter().filter(|(_, listener)| *listener.protocol == Protocol::Http) {
         if sites.iter().all(|site| site.listeners.iter().all(|l| **l != **name)) {
@@ -54,7 +54,13 @@ fn check_hosts(mut claims: Vec<Claim>, cx: &mut Context<'_>) {
     }
 }
 
-fn site(name: &str, raw: &At<RawSite>, claims: &mut Vec<Claim>, cx: &mut Context<'_>) -> Site {
+fn site(
+    name: &str,
+    raw: &At<RawSite>,
+    all_listeners: &[Listener],
+    claims: &mut Vec<Claim>,
+    cx: &mut Context<'_>,
+) -> Site {
     // The site of a short form has its listener's name.
     if !cx.file.listener.contains_key(name) {
         check_name("site", name, raw.key, cx.problems);
@@ -74,6 +80,7 @@ fn site(name: &str, raw: &At<RawSite>, claims: &mut Vec<Claim>, cx: &mut Context
     }
     Site {
         name: name.into(),
+        tls: tls::site(raw, &hosts, &listeners, all_listeners, cx),
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         error_pages: settings::error_pages(&[&raw.settings], cx),
         admission: admission(&[&raw.admission], cx),

@@ -1,0 +1,63 @@
+//! `[listener.NAME.tls]` and `[site.NAME.tls]`.
+
+use super::*;
+
+table! {
+    /// `[listener.NAME.tls]`: clients speak TLS
+    struct RawTls with client: RawClientAuth {
+        /// A file with a certificate, those that signed it and its key; a folder of such files; or a table. For one name
+        /// there may be one of each kind of key. The first is for clients that ask for a name that none is for, or for none.
+        /// []: only sites have some, and such a client is refused.
+        certificates: List<Certificate> = [],
+        /// "intermediate": TLS 1.2 and 1.3; "modern": TLS 1.3 only. Both as Mozilla has them: forward secrecy and
+        /// authenticated encryption always.
+        profile: TlsProfile = "intermediate",
+        /// What may be spoken inside, the best first. Default: for http ["http/1.1"], for tcp []: ALPN is not spoken.
+        alpn: List<String>,
+        /// Clients can resume a session.
+        session_tickets: bool = true,
+        /// Keys for that, to be the same on both boxes: a file of 48 or 80 random bytes as nginx's ssl_session_ticket_key, or
+        /// of such keys in base64, one a line. A list: the first key seals, all of them open. []: keys of our own, which
+        /// change every 6 hours and go to successors, but not to the other box.
+        ticket_key_file: Several<String> = [],
+        /// From accept to the end of the handshake.
+        handshake_timeout: Period = "10s",
+    }
+}
+
+table! {
+    /// `[site.NAME.tls]`: what is other than in the listener, for clients that ask for a host of the site
+    struct RawSiteTls with client: RawClientAuth {
+        /// As in the listener; these are used whatever names are in them. []: those of the listener.
+        certificates: List<Certificate> = [],
+    }
+}
+
+table! {
+    /// Keys of `tls` for certificates of clients
+    struct RawClientAuth {
+        /// "off": clients are not asked for a certificate; "optional": they are, and one that comes must be valid;
+        /// "required": nobody gets in without one. Default "off"; in a site, as in the listener.
+        client_auth: ClientAuthMode,
+        /// A file with the certificates of those who sign certificates of clients.
+        client_ca: String,
+        /// Files with lists of certificates that were revoked. If there are any, each authority of a chain needs one that is
+        /// up to date.
+        client_crl: Several<String>,
+    }
+}
+
+table! {
+    /// One of `certificates`
+    struct RawCertificate {
+        /// A file with a certificate and those that signed it, or a folder; as the short form.
+        cert: String,
+        /// A file with its private key; it need not be readable for the proxy's user. Default: in `cert`, else a file of the
+        /// same name that ends in .key.
+        key: String,
+        /// A file with an OCSP response to staple, DER. Default: a file of the same name that ends in .ocsp, if there is one.
+        ocsp: String,
+        /// Clients that ask for a name that none is for get this one. Default: the first.
+        default: bool = false,
+    }
+}
