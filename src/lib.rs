@@ -10,6 +10,7 @@
 //!    dns         names of servers
 //! 2  config      file -> raw -> model                           net    sockets, buffers, pipes, timers, clock
 //!    telemetry   access log, reasons, our own log               ipc    messages between the processes
+//!    http2       streams of HTTP/2 as exchanges of HTTP/1.1
 //! 1  http1       heads and framing                              balance   algorithms
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
@@ -61,6 +62,7 @@ pub mod config;
 pub mod dns;
 pub mod health;
 pub mod http1;
+pub mod http2;
 pub mod ipc;
 pub mod net;
 pub mod pool;

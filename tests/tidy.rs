@@ -27,6 +27,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     // 2
     ("config", &["admission", "health", "route", "telemetry", "template", "tls", "vrrp"]),
     ("net", &["sys", "time"]),
+    ("http2", &["http1", "net", "time"]),
     ("telemetry", &["config::model", "template"]),
     ("ipc", &["config::model", "sys"]),
     // 3
@@ -42,6 +43,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "config::value",
             "health",
             "http1",
+            "http2",
             "net",
             "pool",
             "proxy_protocol",

@@ -242,6 +242,23 @@ pub struct HttpListener {
     pub underscores_in_headers: bool,
     /// Peers whose X-Forwarded-For (and -Proto, -Host, X-Request-Id) are believed.
     pub trusted_proxies: Arc<[Cidr]>,
+    /// HTTP/2.
+    pub http2: Http2,
+}
+
+/// HTTP/2 with the clients of a listener.
+#[derive(Debug, Clone)]
+pub struct Http2 {
+    /// Spoken with those that want it.
+    pub is_on: bool,
+    /// Streams at a time. 128.
+    pub max_concurrent_streams: u32,
+    /// Flow control window of a stream, bytes. 256 KiB.
+    pub stream_window: u32,
+    /// Flow control window of the connection, bytes. 1 MiB.
+    pub connection_window: u32,
+    /// Strange frames that are let pass at once. 500.
+    pub max_glitches: u32,
 }
 
 /// The TCP side of a listener.

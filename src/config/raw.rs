@@ -204,6 +204,10 @@ table! {
     }
 }
 
+/// Bounds of HTTP/2's windows: the least is what a window is before anything is said.
+const WINDOW: u64 = 64 * KIB;
+const MOST_WINDOW: u64 = 16 * MIB;
+
 table! {
     /// Keys of listeners with `protocol = "http"`
     struct RawHttpListener {
@@ -225,6 +229,18 @@ table! {
         max_uri_size: Bytes<64, MIB> = "8KiB",
         /// Keep fields whose name has an underscore; nginx's name and default. Without, they are dropped.
         underscores_in_headers: bool = false,
+        /// Speak HTTP/2 with clients that do: over TLS with those that choose it (ALPN), without TLS with those that
+        /// begin with it (prior knowledge). Default: true with TLS, false without.
+        http2: bool,
+        /// Requests that an HTTP/2 client may have under way on one connection.
+        http2_max_concurrent_streams: Int<1, 10_000> = 128,
+        /// Bytes of a request body that an HTTP/2 client may send before any of them has been passed on. 64KiB to 16MiB.
+        http2_stream_window: Bytes<WINDOW, MOST_WINDOW> = "256KiB",
+        /// The same for all requests of a connection together; at least http2_stream_window. 64KiB to 16MiB.
+        http2_connection_window: Bytes<WINDOW, MOST_WINDOW> = "1MiB",
+        /// Frames that do nothing or undo a request (resets, pings, empty ones) that an HTTP/2 client may send at once;
+        /// ten a second, and one for each answer, are forgiven. Above, the connection ends with ENHANCE_YOUR_CALM.
+        http2_max_glitches: Int<10, 1_000_000> = 500,
     }
 }
 

@@ -122,6 +122,16 @@ impl Chunked {
         if self.state == State::Data { self.size } else { 0 }
     }
 
+    /// Whether the next byte is part of the trailers, or of the empty line that ends the body.
+    pub fn is_in_trailers(&self) -> bool {
+        matches!(self.state, State::TrailerName | State::TrailerValue | State::TrailerLf | State::LastLf)
+    }
+
+    /// Whether the body is over.
+    pub fn is_done(&self) -> bool {
+        self.state == State::Done
+    }
+
     /// Accounts for `n` bytes of the current chunk's data that did not pass by here; at most [`remaining`](Self::remaining)
     /// count.
     pub fn skip(&mut self, n: u64) {

@@ -19,6 +19,9 @@ pub enum Closed {
 
 /// A full-duplex byte stream driven by one task.
 pub trait Transport {
+    /// Whether it is a stream of HTTP/2, which is one exchange and no connection.
+    const HTTP2: bool = false;
+
     /// Reads into `buf`, which must not be empty; 0 is the end of the stream.
     fn poll_recv(&self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
 

@@ -90,6 +90,9 @@ reasons! {
     ClientTimeout "client_timeout"
         "The client did not send, or did not take, data within its limit."
         "Normal for broken networks; else raise `header_timeout`, `body_timeout` or `send_timeout` of the listener."
+    ClientFlood "client_flood"
+        "The client sent more HTTP/2 frames that do nothing, or undo a request, than `http2_max_glitches` allows."
+        "A hostile client, or a broken one; raise the limit if it is a proxy that you know."
     BadRequest "bad_request"
         "The request is not valid HTTP."
         "A broken or hostile client, or TLS or PROXY protocol on a plain port; the log on stderr says which."
@@ -140,7 +143,7 @@ reasons! {
 impl Reason {
     /// Whether the client, not a server, ended it.
     pub fn is_of_client(self) -> bool {
-        matches!(self, Self::ClientGone | Self::ClientTimeout)
+        matches!(self, Self::ClientGone | Self::ClientTimeout | Self::ClientFlood)
     }
 
     /// Whether the configuration refuses such clients. Those are counted and logged, and not kept as failures: a flood of

@@ -7,8 +7,8 @@ use std::time::Duration;
 use super::{Context, admission, check_name, role, sticky, tls};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
-use crate::config::model::{HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
-use crate::config::raw::RawListener;
+use crate::config::model::{Http2, HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
+use crate::config::raw::{RawHttpListener, RawListener};
 
 /// How long a TCP session may be silent before the kernel asks whether the client is there: a lost one would otherwise
 /// hold a connection to a server for the whole `idle_timeout`.
@@ -103,6 +103,26 @@ fn http(listener: &RawListener, cx: &mut Context<'_>) -> HttpListener {
         max_uri_size: to_usize(uri.0),
         underscores_in_headers: *raw.underscores_in_headers,
         trusted_proxies: listener.trusted_proxies.iter().map(|block| **block).collect(),
+        http2: http2(raw, cx),
+    }
+}
+
+fn http2(raw: &RawHttpListener, cx: &mut Context<'_>) -> Http2 {
+    let (stream, connection) = (&raw.http2_stream_window, &raw.http2_connection_window);
+    if stream.0 > connection.0 {
+        let place = if stream.given { stream.place } else { connection.place };
+        cx.problems
+            .error(place, "http2_stream_window is more than http2_connection_window, which holds for all streams together")
+            .help("raise http2_connection_window too");
+    }
+    let to_u32 = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
+    Http2 {
+        // Without TLS nobody has agreed to it: what is meant for a server of HTTP/1.1 behind us might be taken for it.
+        is_on: raw.http2.get().is_some_and(|on| **on),
+        max_concurrent_streams: raw.http2_max_concurrent_streams.0,
+        stream_window: to_u32(stream.0),
+        connection_window: to_u32(connection.0),
+        max_glitches: raw.http2_max_glitches.0,
     }
 }
 

@@ -1,4 +1,4 @@
-//! HTTP/1 client connections.
+//! HTTP client connections.
 //!
 //! A connection is one task. While it waits for a request it is a registered socket, a deadline and little else: buffers
 //! and work space are borrowed from the worker once bytes arrive, and the exchange's own state lives in a box that goes
@@ -11,6 +11,8 @@
 //!                             -> Pump (bodies), tunnel (after 101)
 //!                        -> copy (mirror.rs: the same request for another pool, in a task of its own)
 //! ```
+//!
+//! A connection of HTTP/2 (http2.rs) has a task of its own for each stream, which is one such exchange.
 
 mod attempt;
 mod client_addr;
@@ -19,6 +21,7 @@ mod facts;
 mod failure;
 mod forward;
 pub(crate) mod headers;
+mod http2;
 mod mirror;
 mod respond;
 pub(crate) mod scratch;
@@ -75,9 +78,11 @@ pub(crate) struct Conn<C: Transport> {
     peer: SocketAddr,
     /// What came before the first request, on listeners where something does.
     preface: Option<Rc<Preface>>,
-    peer_text: OnceCell<Box<str>>,
-    /// [`Self::NO_CLIENT`], or counts up from 1.
+    peer_text: OnceCell<Rc<str>>,
+    /// Counts up from 1.
     serial: u64,
+    /// It is among the worker's clients.
+    is_client: bool,
 }
 
 /// What becomes of the connection after an exchange.
@@ -107,21 +112,20 @@ enum Outcome {
 }
 
 impl<C: Transport> Conn<C> {
-    /// Serial number of what nobody waits for: not among the worker's clients.
-    const NO_CLIENT: u64 = 0;
-
     /// A connection just accepted.
     pub(crate) fn new(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
         let mut conn = Self::of_nobody(io, worker, listener, peer);
         conn.serial = serial;
+        conn.is_client = true;
         conn
     }
 
     /// One that is not among the worker's clients.
     fn of_nobody(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr) -> Self {
         let timer = worker.wheel.timer();
-        Self { io, timer, worker, listener, peer, preface: None, peer_text: OnceCell::new(), serial: Self::NO_CLIENT }
+        let (preface, peer_text) = (None, OnceCell::new());
+        Self { io, timer, worker, listener, peer, preface, peer_text, serial: 0, is_client: false }
     }
 
     /// Reads what stands before the first request; false: there will be none.
@@ -160,6 +164,13 @@ impl<C: Transport> Conn<C> {
             Outcome::Request => {
                 let facts = self.facts(&scratch, &buf, requests);
                 return Box::pin(Exchange::new(self, scratch, buf, facts).run());
+            }
+            Outcome::Bad(RequestError::Version) if requests == 1 && self.is_http2(&buf) => {
+                self.worker.scratch.put(scratch);
+                return Box::pin(async move {
+                    self.serve_http2(Some(buf)).await;
+                    Next::Close
+                });
             }
             Outcome::Bad(error) => {
                 tracing::debug!(peer = %self.peer, listener = %self.listener.name, %error, "bad request");
@@ -336,7 +347,7 @@ impl<C: Transport> Conn<C> {
 
     /// The peer's address as text, made once for the connection.
     fn peer_text(&self) -> &str {
-        self.peer_text.get_or_init(|| self.peer.ip().to_canonical().to_string().into_boxed_str())
+        self.peer_text.get_or_init(|| self.peer.ip().to_canonical().to_string().into())
     }
 
     async fn linger(&self) {
@@ -363,7 +374,7 @@ impl<C: Transport> Conn<C> {
 
 impl<C: Transport> Drop for Conn<C> {
     fn drop(&mut self) {
-        if self.serial != Self::NO_CLIENT {
+        if self.is_client {
             self.worker.clients.closing(self.serial, self.listener.tracked, &self.io);
         }
     }

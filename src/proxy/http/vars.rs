@@ -57,8 +57,14 @@ impl<C: Transport> Vars<'_, '_, C> {
                 out.extend_from_slice(normalise_host(head.host.of(bytes), &mut lower).unwrap_or_default());
             }
             Var::Request => {
-                let line = bytes.split(|&b| matches!(b, b'\r' | b'\n')).find(|l| !l.is_empty());
-                out.extend_from_slice(line.unwrap_or_default());
+                let line = bytes.split(|&b| matches!(b, b'\r' | b'\n')).find(|l| !l.is_empty()).unwrap_or_default();
+                match line.strip_suffix(b"HTTP/1.1").filter(|_| C::HTTP2) {
+                    None => out.extend_from_slice(line),
+                    Some(asked) => {
+                        out.extend_from_slice(asked);
+                        out.extend_from_slice(b"HTTP/2.0");
+                    }
+                }
             }
             Var::RequestMethod => out.extend_from_slice(head.method_span.of(bytes)),
             Var::RequestUri => out.extend_from_slice(head.target.of(bytes)),
@@ -67,6 +73,9 @@ impl<C: Transport> Vars<'_, '_, C> {
             Var::Args => out.extend_from_slice(head.query.map_or(&[][..], |q| q.of(bytes))),
             Var::IsArgs if head.query.is_some_and(|q| !q.is_empty()) => out.push(b'?'),
             Var::IsArgs => {}
+            Var::ServerProtocol if C::HTTP2 => out.extend_from_slice(b"HTTP/2.0"),
+            Var::Http2 if C::HTTP2 => out.extend_from_slice(b"h2c"),
+            Var::Http2 => {}
             Var::ServerProtocol if head.method_span.is_empty() => {}
             Var::ServerProtocol => out.extend_from_slice(match head.version {
                 Version::Http10 => b"HTTP/1.0",
