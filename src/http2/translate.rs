@@ -8,6 +8,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderMap, HeaderName, HeaderValue, TE, TRANSFER_ENCODING, UPGRADE,
 };
 use http::request::Parts;
+use http::uri::PathAndQuery;
 use http::{Method, Response, StatusCode};
 
 use crate::http1::{
@@ -29,7 +30,12 @@ pub fn write_request(parts: &Parts, ends: bool, out: &mut Vec<u8>) -> Result<(),
     if parts.method == Method::CONNECT {
         return Err(RequestError::Connect);
     }
-    let path = parts.uri.path_and_query().ok_or(RequestError::BadTarget)?.as_str();
+    let path = parts.uri.path_and_query().ok_or(RequestError::BadTarget)?;
+    // Without `:path` there is one that reads like a slash and is not the same as one.
+    if path.as_str() == "/" && *path != PathAndQuery::from_static("/") {
+        return Err(RequestError::BadTarget);
+    }
+    let path = path.as_str();
     if !path.starts_with('/') && !(path == "*" && parts.method == Method::OPTIONS) {
         return Err(RequestError::BadTarget);
     }

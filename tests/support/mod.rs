@@ -6,6 +6,7 @@
     reason = "each test binary uses a part of it; a helper that fails fails the test"
 )]
 
+pub(crate) mod frames;
 pub(crate) mod origin;
 pub(crate) mod proxy;
 pub(crate) mod wire;
