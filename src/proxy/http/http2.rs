@@ -305,6 +305,7 @@ impl<C: Transport> Driver<'_, '_, C> {
             worker: Rc::clone(&conn.worker),
             listener: Rc::clone(&conn.listener),
             peer: conn.peer,
+            preface: conn.preface.clone(),
             peer_text: conn.peer_text.clone(),
             serial: conn.serial,
             is_client: false,
