@@ -3,14 +3,14 @@
 use std::collections::VecDeque;
 
 use crate::config::model;
-use crate::net::Sock;
+use crate::proxy::link::Link;
 use crate::time::Millis;
 
 /// A connection to a server, and what counts towards its end.
 #[derive(Debug)]
 pub(crate) struct ServerConn {
-    /// The socket.
-    pub(crate) sock: Sock,
+    /// What carries it.
+    pub(crate) link: Link,
     /// [`crate::pool::Server::id`] of the server it leads to.
     pub(crate) server: u32,
     /// When it was opened.
@@ -25,8 +25,8 @@ pub(crate) struct ServerConn {
 
 impl ServerConn {
     /// A fresh connection.
-    pub(crate) fn new(sock: Sock, server: u32, born: Millis) -> Self {
-        Self { sock, server, born, requests: 0, losses: None, idle_since: born }
+    pub(crate) fn new(link: Link, server: u32, born: Millis) -> Self {
+        Self { link, server, born, requests: 0, losses: None, idle_since: born }
     }
 
     fn may_be_used(&self, config: &model::Pool, now: Millis) -> bool {
@@ -52,7 +52,7 @@ impl IdleList {
         while let Some(at) = self.list.iter().rposition(|c| c.server == server) {
             let conn = self.list.remove(at)?;
             let dead =
-                !conn.may_be_used(config, now) || if certain { conn.sock.is_stale_now() } else { conn.sock.is_stale() };
+                !conn.may_be_used(config, now) || if certain { conn.link.is_stale_now() } else { conn.link.is_stale() };
             if !dead {
                 return Some(conn);
             }
@@ -74,7 +74,7 @@ impl IdleList {
 
     /// Closes what is too old or was closed by its server.
     pub(crate) fn sweep(&mut self, config: &model::Pool, now: Millis) {
-        self.list.retain(|c| c.may_be_used(config, now) && !c.sock.is_stale());
+        self.list.retain(|c| c.may_be_used(config, now) && !c.link.is_stale());
     }
 
     /// Closes those to servers of which `is_here` says that they are gone.

@@ -14,6 +14,7 @@ mod explain;
 mod gate;
 mod http;
 mod idle;
+mod link;
 mod listen;
 mod preface;
 mod pump;

@@ -12,6 +12,7 @@ use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport, clock};
 use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
 use crate::proxy::http::{connect_reason, next_source};
+use crate::proxy::link::Link;
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, Preface};
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -128,7 +129,7 @@ async fn reach(
     wanted: Option<Wanted>,
     mut pass: Option<Pass>,
     session: &mut Session,
-) -> Result<(Sock, Lease, Option<u32>), Reason> {
+) -> Result<(Link, Lease, Option<u32>), Reason> {
     let config = &pool.config;
     let mut key = Vec::new();
     if let Algorithm::Hash { key: template, .. } = &config.algorithm {
@@ -186,7 +187,7 @@ async fn reach(
                     // Who has no cookies is told nothing.
                     let _ = pool.keep(&tried, lease.server(), worker.now());
                 }
-                return Ok((sock, lease, losses));
+                return Ok((Link::Plain(sock), lease, losses));
             }
             Err(e) => {
                 let reason = connect_reason(&e);

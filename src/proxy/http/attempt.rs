@@ -21,6 +21,7 @@ use crate::proxy::http::failure::{Failure, connect_failure};
 use crate::proxy::http::forward::{Stream, Tries, body_refusal};
 use crate::proxy::http::{Conn, headers};
 use crate::proxy::idle::ServerConn;
+use crate::proxy::link::Link;
 use crate::proxy::pump::{Pump, PumpError, Recode, Waits};
 use crate::proxy::worker::PoolLocal;
 use crate::telemetry::reason::Reason;
@@ -154,7 +155,7 @@ pub(super) async fn checkout<C: Transport>(
     let worker = &ex.conn.worker;
     let server = lease.server();
     if may_reuse && let Some(conn) = local.idle.borrow_mut().take(server.id, &pool.config, worker.now(), certain) {
-        note_port(ex, &conn.sock);
+        note_port(ex, conn.link.sock());
         return Ok(conn);
     }
     let _pending = pool.wait_for_connection().map_err(|Overflow| Failure::Overflow)?;
@@ -170,7 +171,7 @@ pub(super) async fn checkout<C: Transport>(
         t.connect = Some(clock::now_micros().saturating_sub(since));
     }
     note_port(ex, &sock);
-    Ok(ServerConn::new(sock, server.id, ex.conn.worker.now()))
+    Ok(ServerConn::new(Link::Plain(sock), server.id, ex.conn.worker.now()))
 }
 
 /// The next of the configured source addresses of the server's family.
@@ -232,7 +233,7 @@ pub(super) async fn exchange_head<C: Transport>(
             if facts.has_lost(lease.server()) {
                 return Poll::Ready(Event::RoleLost);
             }
-            let sent = match poll_sending(cx, &mut sending, head, body, &conn.io, &server.sock) {
+            let sent = match poll_sending(cx, &mut sending, head, body, &conn.io, &server.link) {
                 Poll::Ready(Ok(())) => true,
                 Poll::Pending => false,
                 // The server has stopped reading, perhaps because it has answered already: that is read below.
@@ -244,7 +245,7 @@ pub(super) async fn exchange_head<C: Transport>(
                 b.reserve_front(HEADROOM);
                 b
             });
-            match server.sock.poll_recv(cx, buf.space()) {
+            match server.link.poll_recv(cx, buf.space()) {
                 Poll::Ready(Ok(n)) if n > 0 => {
                     buf.filled(n);
                     return Poll::Ready(Event::Bytes(buf));
@@ -279,7 +280,7 @@ pub(super) async fn exchange_head<C: Transport>(
             Event::Bytes(buf) => buf,
             Event::ServerClosed => return Err(Failure::Reset { written: written(&sending, total) }),
             Event::RoleLost => {
-                server.sock.set_abort();
+                server.link.set_abort();
                 return Err(Failure::RoleLost { written: written(&sending, total) });
             }
             Event::ClientGone => return Err(Failure::Client(gone())),
@@ -432,7 +433,7 @@ pub(super) async fn relay_body<C: Transport>(
     policy: &Policy,
 ) -> Result<Relayed, Reason> {
     let conn = ex.conn;
-    let Attempt { conn: ServerConn { sock: server, .. }, sending, watch, .. } = attempt;
+    let Attempt { conn: ServerConn { link: server, .. }, sending, watch, .. } = attempt;
     let body = &ex.buf.bytes()[ex.scratch.request.len..][..ex.held_body];
     // The text of a head that is still on its way has been overwritten by now; a server that answers without having
     // read it does not need it.

@@ -509,7 +509,7 @@ impl<C: Transport> Exchange<'_, C> {
             }
             facts.has_lost(server).then_some(Reason::RoleLost)
         };
-        let end = tunnel(&conn.io, &t.attempt.conn.sock, t.up, t.down, &conn.timer, t.idle, now, cut).await;
+        let end = tunnel(&conn.io, &t.attempt.conn.link, t.up, t.down, &conn.timer, t.idle, now, cut).await;
         self.facts.sent += end.to_client;
         self.facts.body_sent += end.to_client;
         self.facts.received += end.to_server;
