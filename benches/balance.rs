@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use bascule::balance::Flow;
 use bascule::config::model::{
-    Algorithm, Consistent, HealthCheck, Pool as Config, Probe, Retry, RetryBudget, RetryOn, ServerAddress, ServerSpec,
-    TcpProbe,
+    Algorithm, Consistent, HealthCheck, HttpVersion, Pool as Config, Probe, Retry, RetryBudget, RetryOn, ServerAddress,
+    ServerSpec, TcpProbe,
 };
 use bascule::health::{Pace, Thresholds};
 use bascule::pool::{Lease, Pool, Tried};
@@ -99,6 +99,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         algorithm: algorithm.clone(),
         servers: (0..servers).map(spec).collect(),
         fail_open: true,
+        http_version: HttpVersion::Http1,
         keepalive: 32,
         keepalive_timeout: Duration::from_secs(4),
         keepalive_requests: 1000,

@@ -12,6 +12,7 @@
 //!    telemetry   access log, reasons, our own log               ipc    messages between the processes
 //!    http2       streams of HTTP/2 as exchanges of HTTP/1.1
 //! 1  http1       heads and framing                              balance   algorithms
+//!    http2       messages of HTTP/2 as those of HTTP/1.1
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
 //!    health      verdicts and times of health checks        admission   access lists, rates, bounds of concurrency

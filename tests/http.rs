@@ -11,6 +11,7 @@ mod http {
     mod differential;
     mod handover;
     mod hostile;
+    mod http2_servers;
     mod limits;
     mod mirror;
     mod reload;

@@ -28,7 +28,9 @@ pub use attachments::{Attachment, Attachments};
 pub use check::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
-pub use pool::{Algorithm, CircuitBreaker, Consistent, Ejection, Pool, RetryBudget, ServerAddress, ServerSpec};
+pub use pool::{
+    Algorithm, CircuitBreaker, Consistent, Ejection, HttpVersion, Pool, RetryBudget, ServerAddress, ServerSpec,
+};
 pub use route::{
     Action, ErrorPage, HeaderEdits, HeaderMatch, HostPattern, Mirror, PathMatch, PathRewrite, Policy, Retry, RetryOn,
     Route, Share, Site, ValueMatch,

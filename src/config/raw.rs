@@ -16,7 +16,7 @@ use std::sync::LazyLock;
 use super::decode::{self, At, Bytes, Decode, Field, Int, Key, Keys, List, Named, OrOff, Several, Shape, table};
 use super::diagnostic::Problems;
 use super::document::{Item, Place, Table};
-use super::model::{Consistent, Freebind, Protocol, ProxyProtocol};
+use super::model::{Consistent, Freebind, HttpVersion, Protocol, ProxyProtocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
     AlgorithmName, Certificate, CheckType, ClientAuthMode, Delay, ErrorPage, ExpectText, Failback, HeaderCondition,

@@ -13,7 +13,7 @@ use super::decode::{self, Decode, Int, Keys, Shape, choices};
 use super::diagnostic::Problems;
 use super::document::{Item, Table, Value};
 use super::help;
-use super::model::{Consistent, Freebind, Protocol, ProxyProtocol};
+use super::model::{Consistent, Freebind, HttpVersion, Protocol, ProxyProtocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
 pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
@@ -27,6 +27,8 @@ pub(super) use vrrp::{
 
 choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
 choices!(ProxyProtocol { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
+choices!(HttpVersion { "1.1" => Self::Http1, "2" => Self::Http2 });
+
 choices!(Consistent {
     "none" => Self::None,
     "ketama" => Self::Ketama,

@@ -7,6 +7,7 @@
 //! ```text
 //! bytes of a client -> Wire (guard.rs looks at frame heads) -> h2 -> translate.rs -> HTTP/1.1 head -> http1 -> policy
 //! bytes of the relay -> translate.rs (Answer) -> h2 -> Wire -> client
+//! bytes of the relay -> upstream.rs -> h2 -> server, and back
 //! ```
 //!
 //! What h2 does not do is [`guard`]'s: floods, and errors that it answers with another code than the RFC's.
@@ -14,4 +15,5 @@
 pub mod downstream;
 pub mod guard;
 pub mod translate;
+pub mod upstream;
 pub mod wire;

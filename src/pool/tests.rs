@@ -46,6 +46,7 @@ pub(super) fn config(servers: Vec<ServerSpec>) -> model::Pool {
         algorithm: Algorithm::RoundRobin,
         servers,
         fail_open: true,
+        http_version: model::HttpVersion::Http1,
         keepalive: 32,
         keepalive_timeout: Duration::from_secs(4),
         keepalive_requests: 1000,

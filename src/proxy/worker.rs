@@ -374,6 +374,8 @@ impl View {
             Rc::new(PoolLocal { pick: RefCell::new(pool.new_state(seed)), idle, source: Cell::new(0) })
         };
         let local = |pool: &Arc<Pool>| match known.remove(&*pool.config.name) {
+            // What is under way there gives its connections back to where they came from.
+            Some((before, _)) if !pool.config.connects_as(&before.config) => fresh(pool, Rc::default()),
             Some((before, local)) if pool.picks_as(before) => Rc::clone(local),
             Some((_, local)) => {
                 local.idle.borrow_mut().keep_only(|id| pool.servers().any(|server| server.id == id));

@@ -7,6 +7,7 @@
 )]
 
 pub(crate) mod frames;
+pub(crate) mod h2_origin;
 pub(crate) mod origin;
 pub(crate) mod proxy;
 pub(crate) mod wire;

@@ -23,6 +23,8 @@ pub struct Pool {
     pub fail_open: bool,
     /// Name of the pool that takes over while no server is available; exists, and never leads back here.
     pub fallback: Option<Arc<str>>,
+    /// What requests are sent in; TCP sessions do not care.
+    pub http_version: HttpVersion,
     /// Idle connections kept per worker; 0: none.
     pub keepalive: usize,
     /// Age of an idle connection. 4 s.
@@ -57,6 +59,13 @@ pub struct Pool {
     pub health_check: Option<Arc<HealthCheck>>,
     /// What is done with several primaries.
     pub primaries: Policy,
+}
+
+impl Pool {
+    /// Whether a connection to a server that was made for `other` does for this one.
+    pub fn connects_as(&self, other: &Self) -> bool {
+        self.http_version == other.http_version
+    }
 }
 
 /// When a server is ejected, and for how long: Envoy's outlier detection.
@@ -121,6 +130,15 @@ pub enum Algorithm {
     },
     /// First available in file order.
     First,
+}
+
+/// Version of HTTP towards servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HttpVersion {
+    /// One request at a time on a connection.
+    Http1,
+    /// Many.
+    Http2,
 }
 
 /// Kind of hash.

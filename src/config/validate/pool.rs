@@ -37,6 +37,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         sticky: sticky::sticky(raw, cx),
         ejection: sick::ejection(raw, cx),
         circuit_breaker: sick::circuit_breaker(raw, cx),
+        http_version: *raw.http_version,
         keepalive: raw.keepalive.0 as usize,
         keepalive_timeout: raw.keepalive_timeout.get(),
         keepalive_requests: raw.keepalive_requests.0,

@@ -1,29 +1,22 @@
-//! One try at one server: a connection, the request out, the response's head in.
+//! One try at one server: the request out, the response's head in.
 
-use std::cell::Cell;
 use std::future::poll_fn;
-use std::io::IoSlice;
-use std::net::IpAddr;
+use std::io::{self, IoSlice};
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-
-use rustix::net::getsockname;
 
 use crate::config::model::Policy;
 use crate::http1::{Limits, Parse, Version};
 use crate::net::buffer::{Buffer, SMALL};
-use crate::net::connect::{Target, connect};
 use crate::net::transport::Closed;
-use crate::net::{Sock, Transport, clock};
-use crate::pool::{Lease, Overflow, Pool};
+use crate::net::{Transport, clock};
+use crate::pool::Lease;
 use crate::proxy::http::exchange::{Exchange, Refusal, gone};
-use crate::proxy::http::failure::{Failure, connect_failure};
+use crate::proxy::http::failure::Failure;
 use crate::proxy::http::forward::{Stream, Tries, body_refusal};
 use crate::proxy::http::{Conn, headers};
 use crate::proxy::idle::ServerConn;
-use crate::proxy::link::Link;
 use crate::proxy::pump::{Pump, PumpError, Recode, Waits};
-use crate::proxy::worker::PoolLocal;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
 
@@ -142,59 +135,14 @@ impl Sending {
     }
 }
 
-/// A connection to the server: an idle one, or a new one.
-pub(super) async fn checkout<C: Transport>(
-    ex: &mut Exchange<'_, C>,
-    lease: &Lease,
-    policy: &Policy,
-    pool: &Pool,
-    local: &PoolLocal,
-    certain: bool,
-    may_reuse: bool,
-) -> Result<ServerConn, Failure> {
-    let worker = &ex.conn.worker;
-    let server = lease.server();
-    if may_reuse && let Some(conn) = local.idle.borrow_mut().take(server.id, &pool.config, worker.now(), certain) {
-        note_port(ex, conn.link.sock());
-        return Ok(conn);
-    }
-    let _pending = pool.wait_for_connection().map_err(|Overflow| Failure::Overflow)?;
-    let target = Target {
-        address: server.address,
-        source: next_source(&pool.config.source_addresses, server.address.is_ipv4(), &local.source),
-        keepalive: pool.config.tcp_keepalive,
-    };
-    let deadline = clock::now().after(policy.connect_timeout);
-    let since = ex.facts.since();
-    let sock = connect(&target, &ex.conn.timer, deadline).await.map_err(connect_failure)?;
-    if let Some(t) = ex.scratch.tries.last_mut() {
-        t.connect = Some(clock::now_micros().saturating_sub(since));
-    }
-    note_port(ex, &sock);
-    Ok(ServerConn::new(Link::Plain(sock), server.id, ex.conn.worker.now()))
-}
-
-/// The next of the configured source addresses of the server's family.
-pub(crate) fn next_source(sources: &[IpAddr], v4: bool, turn: &Cell<usize>) -> Option<IpAddr> {
-    let count = sources.iter().filter(|s| s.is_ipv4() == v4).count();
-    if count == 0 {
-        return None;
-    }
-    turn.set(turn.get().wrapping_add(1));
-    sources.iter().filter(|s| s.is_ipv4() == v4).nth(turn.get() % count).copied()
-}
-
-fn note_port<C: Transport>(ex: &mut Exchange<'_, C>, sock: &Sock) {
-    if ex.wants_log() {
-        let local = getsockname(sock).ok().and_then(|a| std::net::SocketAddr::try_from(a).ok());
-        ex.facts.upstream_port = local.map(|a| a.port());
-    }
-}
-
 /// What came of waiting for bytes of a response head.
 enum Event {
     Bytes(Buffer),
     ServerClosed,
+    /// It breaks the rules of its protocol.
+    BadServer,
+    /// The request cannot be written in its protocol.
+    Unsendable,
     TimedOut(Waits),
     RoleLost,
     ClientGone,
@@ -250,6 +198,10 @@ pub(super) async fn exchange_head<C: Transport>(
                     buf.filled(n);
                     return Poll::Ready(Event::Bytes(buf));
                 }
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidData => return Poll::Ready(Event::BadServer),
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidInput => {
+                    return Poll::Ready(Event::Unsendable);
+                }
                 Poll::Ready(_) => return Poll::Ready(Event::ServerClosed),
                 // A server that takes its time costs no buffer.
                 Poll::Pending if buf.is_empty() => {}
@@ -278,7 +230,15 @@ pub(super) async fn exchange_head<C: Transport>(
         .await;
         let mut buf = match event {
             Event::Bytes(buf) => buf,
-            Event::ServerClosed => return Err(Failure::Reset { written: written(&sending, total) }),
+            Event::ServerClosed => {
+                let written = written(&sending, total) && !server.link.is_untouched();
+                return Err(Failure::Reset { written });
+            }
+            Event::BadServer => return Err(Failure::BadHead),
+            Event::Unsendable => {
+                let refusal = Refusal { status: 400, reason: Some(Reason::BadRequest), close: false };
+                return Err(Failure::Client(refusal));
+            }
             Event::RoleLost => {
                 server.link.set_abort();
                 return Err(Failure::RoleLost { written: written(&sending, total) });
@@ -289,7 +249,10 @@ pub(super) async fn exchange_head<C: Transport>(
                 let refusal = Refusal { status: 408, reason: Some(Reason::ClientTimeout), close: true };
                 return Err(Failure::Client(refusal));
             }
-            Event::TimedOut(Waits::Dest) if watch.complete => return Err(Failure::ReadTimeout),
+            Event::TimedOut(Waits::Dest) if watch.complete => {
+                server.link.note_silence();
+                return Err(Failure::ReadTimeout);
+            }
             Event::TimedOut(Waits::Dest) => return Err(Failure::SendTimeout),
             Event::Nudge => {
                 conn.start_watching(deadline);

@@ -12,6 +12,7 @@ use crate::net::{Transport, clock};
 use crate::pool::{CircuitOpen, Lease, Outcome, Overflow, Pass, PickInput, Pool, RetryPermit, Tried, Use, Wanted};
 use crate::proxy::http::Next;
 use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
+use crate::proxy::http::checkout::checkout;
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::http::headers::{self, RequestParts};
@@ -316,7 +317,7 @@ impl<C: Transport> Exchange<'_, C> {
         loop {
             // A streamed body cannot be sent twice either.
             let certain = !idempotent || stream.is_some();
-            let conn = attempt::checkout(self, lease, policy, pool, local, certain, may_reuse).await?;
+            let conn = checkout(self, lease, policy, pool, local, certain, may_reuse).await?;
             let reused = conn.requests > 0;
             let result = attempt::exchange_head(self, conn, lease, policy, stream, tries).await;
             match result {

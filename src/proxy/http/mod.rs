@@ -7,7 +7,7 @@
 //! ```text
 //! serve: read_head -> Exchange (exchange.rs: route, answers of our own, log)
 //!                        -> forward (forward.rs: body, servers and retries, response)
-//!                             -> attempt (attempt.rs: one server: connection, request out, head in)
+//!                             -> attempt (checkout.rs: a connection; attempt.rs: request out, head in)
 //!                             -> Pump (bodies), tunnel (after 101)
 //!                        -> copy (mirror.rs: the same request for another pool, in a task of its own)
 //! ```
@@ -15,6 +15,7 @@
 //! A connection of HTTP/2 (http2.rs) has a task of its own for each stream, which is one such exchange.
 
 mod attempt;
+mod checkout;
 mod client_addr;
 mod exchange;
 mod facts;
@@ -38,7 +39,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub(crate) use attempt::next_source;
+pub(crate) use checkout::next_source;
 pub(crate) use failure::connect_reason;
 pub(crate) use split::chosen;
 pub(crate) use sticky::stick;
