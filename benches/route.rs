@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bascule::config::model::{
-    Action, Admission, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, Route, Site,
+    Action, Admission, HeaderEdits, HostPattern, Https, PathMatch, Policy, Retry, RetryOn, Route, Site,
 };
 use bascule::route::{Found, RouteTable};
 use regex::bytes::Regex;
@@ -144,6 +144,7 @@ fn site(hosts: Vec<HostPattern>, paths: Vec<PathMatch>) -> Site {
         access_log: None,
         error_pages: Arc::from([]),
         admission: Admission::default(),
+        https: Https::default(),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The immutable view that requests run on: routes and pools of one generation of the configuration.
 
 mod gate;
+mod https;
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -17,6 +18,7 @@ use crate::time::Millis;
 use crate::tls::{self, Servers, Terms, Tickets};
 
 pub use gate::{Gate, Limiter};
+pub use https::Https;
 
 /// Addresses of the names of servers, as last resolved.
 pub type Addresses = HashMap<Arc<str>, Vec<IpAddr>>;
@@ -60,6 +62,8 @@ pub struct ListenerView {
     /// A site of the listener demands something else of clients than the listener: each request must be for a site that
     /// demands what the handshake did.
     pub demands_differ: bool,
+    /// What it says of https where no site does.
+    pub https: Option<Arc<Https>>,
 }
 
 /// A route and what its names stand for.
@@ -75,6 +79,8 @@ pub struct RouteView {
     pub log: Option<Arc<Log>>,
     /// What stands before it, its listener's limits first.
     pub gate: Option<Box<Gate>>,
+    /// What its site says of https.
+    pub https: Option<Arc<Https>>,
     /// The routes to its pools, if it has several.
     pub split: Option<Box<SplitView>>,
 }
@@ -114,6 +120,8 @@ pub struct SiteView {
     pub gate: Option<Box<Gate>>,
     /// For clients that ask for one of its hosts, where that is other than the listener's.
     pub tls: Option<Arc<tls::Server>>,
+    /// What it says of https.
+    pub https: Option<Arc<Https>>,
 }
 
 /// Running logs by what they were made from: equal ones share one.
@@ -161,7 +169,7 @@ impl Snapshot {
             logs.push((Arc::clone(wanted), Arc::clone(&log)));
             Some(log)
         };
-        let route = |outer: &model::Admission, route: &Arc<Route>| {
+        let route = |outer: &model::Admission, https: Option<&Arc<Https>>, route: &Arc<Route>| {
             let pool = match &route.action {
                 Action::Pool { pool, .. } => pool_index(pool),
                 Action::Split { .. } | Action::Redirect { .. } | Action::Respond { .. } | Action::Close => None,
@@ -169,19 +177,20 @@ impl Snapshot {
             let mirror = route.mirror.as_ref().and_then(|mirror| pool_index(&mirror.pool));
             let gate = Gate::inside(outer, &route.admission, &limiters);
             let log = log_of(route.policy.access_log.as_ref());
-            RouteView { route: Arc::clone(route), pool, mirror, log, gate, split: None }
+            let https = https.and_then(|https| Https::of_route(https, &route.policy.response_headers));
+            RouteView { route: Arc::clone(route), pool, mirror, log, gate, https, split: None }
         };
-        let route = |outer: &model::Admission, model: &Arc<Route>| {
+        let route = |outer: &model::Admission, https: Option<&Arc<Https>>, model: &Arc<Route>| {
             let split = match &model.action {
                 Action::Split { shares, key } => Some(SplitView {
                     shares: Arc::clone(shares),
                     key: key.clone(),
-                    routes: shares.iter().map(|share| route(outer, &share.route)).collect(),
+                    routes: shares.iter().map(|share| route(outer, https, &share.route)).collect(),
                     split: Split::new(shares.iter().map(|share| (&*share.pool, share.weight))),
                 }),
                 _ => None,
             };
-            RouteView { split: split.map(Box::new), ..route(outer, model) }
+            RouteView { split: split.map(Box::new), ..route(outer, https, model) }
         };
         let tickets = previous.map_or_else(Tickets::new, |p| Arc::clone(&p.tickets));
         let servers = RefCell::new(Servers::default());
@@ -192,32 +201,39 @@ impl Snapshot {
             }
             servers.borrow_mut().get(&terms, &tickets, previous.map(|p| &p.servers))
         };
-        let site = |listener: &model::Listener, s: &Site| SiteView {
+        let site = |listener: &model::Listener, https: Option<&Arc<Https>>, s: &Site| SiteView {
             name: Arc::clone(&s.name),
             log: log_of(s.access_log.as_ref()),
             error_pages: Arc::clone(&s.error_pages),
             gate: Gate::inside(&listener.admission, &s.admission, &limiters),
             tls: (s.tls.iter().find(|tls| tls.listener == listener.name))
                 .and_then(|own| server(listener.tls.as_ref()?, Some(own))),
+            https: https.cloned(),
         };
         let listeners = config
             .listeners
             .iter()
-            .map(|l| ListenerView {
-                routes: RouteTable::build_with(
-                    &config.sites,
-                    &l.name,
-                    |r: &Arc<Route>| route(&l.admission, r),
-                    |s: &Site| site(l, s),
-                ),
-                pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
-                log: log_of(l.access_log.as_ref()),
-                gate: Gate::new(&[], &l.admission.limits, None, &limiters),
-                tls: l.tls.as_ref().and_then(|tls| server(tls, None)),
-                demands_differ: l.tls.as_ref().is_some_and(|tls| {
-                    let sites = config.sites.iter().flat_map(|site| &site.tls).filter(|site| site.listener == l.name);
-                    sites.into_iter().any(|site| site.client_auth != tls.client_auth)
-                }),
+            .map(|l| {
+                let of_site = |s: &Site| Some((Arc::clone(&s.name), Https::new(&s.https, &l.http.https)?));
+                let https: HashMap<Arc<str>, Arc<Https>> = config.sites.iter().filter_map(of_site).collect();
+                ListenerView {
+                    routes: RouteTable::build_with(
+                        &config.sites,
+                        &l.name,
+                        |r: &Arc<Route>| route(&l.admission, https.get(&r.site), r),
+                        |s: &Site| site(l, https.get(&s.name), s),
+                    ),
+                    pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
+                    log: log_of(l.access_log.as_ref()),
+                    gate: Gate::new(&[], &l.admission.limits, None, &limiters),
+                    https: Https::new(&model::Https::default(), &l.http.https),
+                    tls: l.tls.as_ref().and_then(|tls| server(tls, None)),
+                    demands_differ: l.tls.as_ref().is_some_and(|tls| {
+                        let sites = config.sites.iter().flat_map(|site| &site.tls);
+                        let mut here = sites.filter(|site| site.listener == l.name);
+                        here.any(|site| site.client_auth != tls.client_auth)
+                    }),
+                }
             })
             .collect();
         let generation = previous.map_or(1, |p| p.generation + 1);

@@ -12,6 +12,7 @@ mod http {
     mod handover;
     mod hostile;
     mod http2_servers;
+    mod https;
     mod limits;
     mod mirror;
     mod reload;

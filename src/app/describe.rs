@@ -348,6 +348,9 @@ pub(super) fn explanation(answer: &Value) -> String {
         line("split", &Value::from(split), "");
     }
     line("action", &answer["action"], answer["algorithm"].as_str().unwrap_or_default());
+    if let Some(hsts) = answer["hsts"].as_str() {
+        line("hsts", &Value::from(hsts), "by https only");
+    }
     if !answer["mirror"].is_null() {
         line("mirror", &answer["mirror"], "");
     }

@@ -7,8 +7,8 @@ use super::decode::{self, Decode, Field, Key, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
 use super::raw::{
-    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawOwnNode, RawRoles, RawStickyCookie,
-    RawStickyLearned, RawTcpListener,
+    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawHttps, RawOwnNode, RawRoles,
+    RawStickyCookie, RawStickyLearned, RawTcpListener,
 };
 use super::{help, resolve};
 
@@ -201,7 +201,7 @@ fn protocol(listener: &Table) -> Option<&str> {
 fn foreign_keys(listener: &Table, default: &Table) -> Vec<&'static str> {
     // A role in a listener that speaks http is one of its short form, which takes no defaults of listeners.
     let keys = match protocol(listener).or(protocol(default)) {
-        Some("tcp") => &[RawHttpListener::KEYS][..],
+        Some("tcp") => &[RawHttpListener::KEYS, RawHttps::KEYS][..],
         _ => return names(&[RawTcpListener::KEYS, RawRoles::KEYS]),
     };
     let has_header = [listener, default].into_iter().find_map(|table| table.get("proxy_protocol")?.as_str());

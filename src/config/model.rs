@@ -6,6 +6,7 @@
 
 mod attachments;
 mod check;
+mod https;
 mod limit;
 mod overrides;
 mod pool;
@@ -16,7 +17,7 @@ mod vrrp;
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU32;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -26,6 +27,7 @@ use crate::template::Template;
 
 pub use attachments::{Attachment, Attachments};
 pub use check::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Probe, TcpProbe};
+pub use https::{Hsts, Https, HttpsRedirect};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
 pub use pool::{
@@ -246,6 +248,10 @@ pub struct HttpListener {
     pub trusted_proxies: Arc<[Cidr]>,
     /// HTTP/2.
     pub http2: Http2,
+    /// For sites that do not say it themselves.
+    pub https: Https,
+    /// Webroot of ACME's http-01 (RFC 8555 section 8.3); a whole path.
+    pub acme_challenge_dir: Option<Arc<Path>>,
 }
 
 /// HTTP/2 with the clients of a listener.

@@ -3,6 +3,7 @@
 //! Nothing here knows what a value means; `validate` does. A default is given in the notation of the file.
 
 mod check;
+mod https;
 mod limit;
 mod pool;
 mod route;
@@ -21,11 +22,12 @@ use super::value::{Cidr, Period, Size};
 use super::words::{
     AlgorithmName, Certificate, CheckType, ClientAuthMode, Delay, ErrorPage, ExpectText, Failback, HeaderCondition,
     HeaderValue, InitialState, LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries,
-    RateText, RawNode, Redirect, RetryCondition, SameSite, Server, ServerText, Statuses, StickyType, TlsProfile,
-    WantedRole, Workers,
+    RateText, RawNode, Redirect, RedirectHttps, RetryCondition, SameSite, Server, ServerText, Statuses, StickyType,
+    StrictTransport, TlsProfile, WantedRole, Workers,
 };
 
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck, RawTextRegex};
+pub(super) use https::{RawHsts, RawHttps, RawRedirectHttps};
 pub(super) use limit::{RawAdmission, RawLimit};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{
@@ -172,7 +174,7 @@ table! {
 
 table! {
     /// `[listener.NAME]`
-    struct RawListener with http: RawHttpListener, tcp: RawTcpListener, admission: RawAdmission, roles: RawRoles {
+    struct RawListener with http: RawHttpListener, https: RawHttps, tcp: RawTcpListener, admission: RawAdmission, roles: RawRoles {
         /// Addresses with ports; a box need not hold an address that is in a virtual router.
         bind: List<SocketAddr>,
         /// "http" or "tcp".
@@ -241,6 +243,10 @@ table! {
         /// Frames that do nothing or undo a request (resets, pings, empty ones) that an HTTP/2 client may send at once;
         /// ten a second, and one for each answer, are forgiven. Above, the connection ends with ENHANCE_YOUR_CALM.
         http2_max_glitches: Int<10, 1_000_000> = 500,
+        /// Webroot of an ACME client such as `certbot --webroot`, a whole path: /.well-known/acme-challenge/TOKEN is answered
+        /// from the file of that name in it, before redirect_https, sites and routes, on listeners with and without TLS. The
+        /// proxy's user must be able to read it.
+        acme_challenge_dir: String,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Values of particular keys: words with a meaning, and short forms of tables.
 
 mod check;
+mod https;
 mod limit;
 mod percent;
 mod sticky;
@@ -17,6 +18,7 @@ use super::model::{Consistent, Freebind, HttpVersion, Protocol, ProxyProtocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
 
 pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
+pub(super) use https::{RedirectHttps, StrictTransport};
 pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
 pub(super) use sticky::{SameSite, StickyType};

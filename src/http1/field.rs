@@ -60,6 +60,7 @@ pub enum FieldName {
     Host,
     KeepAlive,
     ProxyConnection,
+    StrictTransportSecurity,
     Te,
     Traceparent,
     Trailer,
@@ -94,6 +95,7 @@ impl FieldName {
             (16, b'x') => &[(b"x-forwarded-host", Self::XForwardedHost)],
             (17, b't') => &[(b"transfer-encoding", Self::TransferEncoding)],
             (17, b'x') => &[(b"x-forwarded-proto", Self::XForwardedProto)],
+            (25, b's') => &[(b"strict-transport-security", Self::StrictTransportSecurity)],
             _ => return Self::Other,
         };
         candidates.iter().find(|(n, _)| name.eq_ignore_ascii_case(n)).map_or(Self::Other, |&(_, kind)| kind)
@@ -135,6 +137,7 @@ mod tests {
             ("host", FieldName::Host),
             ("keep-alive", FieldName::KeepAlive),
             ("proxy-connection", FieldName::ProxyConnection),
+            ("strict-transport-security", FieldName::StrictTransportSecurity),
             ("te", FieldName::Te),
             ("traceparent", FieldName::Traceparent),
             ("trailer", FieldName::Trailer),

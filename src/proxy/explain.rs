@@ -1,6 +1,7 @@
 //! Where a request would go, and why: asked of a snapshot, of a request that nobody has made. Nothing is sent.
 
 mod gate;
+mod https;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use crate::health::roles::Standing;
 use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
 use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Stick, Tried, Wanted};
-use crate::proxy::http::{chosen, headers::decimal, stick, write_ip};
+use crate::proxy::http::{chosen, headers::decimal, is_challenge, says_https, stick, write_ip};
 use crate::proxy::status::algorithm_name;
 use crate::route::{Found, MAX_HOST, normalise_host};
 use crate::snapshot::{Chosen, RouteView, SiteView, Snapshot, SplitView};
@@ -69,6 +70,8 @@ pub struct Explanation {
     pub passed_over: Vec<PassedOver>,
     /// What is done: `pool`, `redirect`, `respond`, `close`, or the status of a refusal.
     pub action: String,
+    /// Strict-Transport-Security, if it is sent with answers by https.
+    pub hsts: Option<String>,
     /// The pool that may get a copy, and of how many per cent of requests.
     pub mirror: Option<String>,
     /// How the route is shared out to pools, and why the request comes to this one.
@@ -193,14 +196,18 @@ fn explain_http(
         Err(error) => return Ok(refused(to, 400, &error.to_string())),
     };
     to.path = String::from_utf8_lossy(path).into_owned();
+    if let Some(dir) = http.http.acme_challenge_dir.as_ref().filter(|_| is_challenge(head.path.of(bytes))) {
+        to.action = format!("challenge from acme_challenge_dir = {}", dir.display());
+        return Ok(to);
+    }
     let header = |name: &str| head.values(bytes, name).next();
     let (host, method) = (head.host.of(bytes), head.method_span.of(bytes));
     let view = &snapshot.listeners[index];
     let found = view.routes.find(host, method, path, &header);
-    let (gate, place) = match &found {
-        Found::Route(hit) => (&hit.gate, format!("route {}", hit.route.name)),
-        Found::NoRoute(Some(site)) => (&site.gate, format!("site {}", site.name)),
-        Found::NoRoute(None) => (&view.gate, String::new()),
+    let (gate, https, place) = match &found {
+        Found::Route(hit) => (&hit.gate, &hit.https, format!("route {}", hit.route.name)),
+        Found::NoRoute(Some(site)) => (&site.gate, &site.https, format!("site {}", site.name)),
+        Found::NoRoute(None) => (&view.gate, &view.https, String::new()),
     };
     let hit = name_route(snapshot, found, host, &mut to);
     let site = to.site.as_ref().and_then(|name| snapshot.config.sites.iter().find(|site| site.name == *name));
@@ -211,6 +218,12 @@ fn explain_http(
         let unmet = route.unmet(method, &header).map(|unmet| unmet.to_string());
         let why = unmet.unwrap_or_else(|| format!("{}: the other one goes before it", route.path));
         to.passed_over.push(PassedOver { name: Arc::clone(&route.name), why });
+    }
+    if let Some(https) = https {
+        let trusted = http.http.trusted_proxies.iter().any(|network| network.contains(query.client));
+        if https::redirects(https, trusted && says_https(&head, bytes), &head, bytes, &mut to) {
+            return Ok(to);
+        }
     }
     let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
     if !gate::pass(gate.as_deref(), query.client, &place, &vars, &mut to) {

@@ -69,7 +69,9 @@ impl WorkerHandle {
         let (tell, built) = std::sync::mpsc::sync_channel(1);
         let thread = std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
             noted.tid.store(rustix::thread::gettid().as_raw_nonzero().get(), Ordering::Relaxed);
-            let runtime = match Runtime::new_current_thread().enable_all().build_local(LocalOptions::default()) {
+            // The one blocking thread reads challenges, for which nothing else waits.
+            let mut runtime = Runtime::new_current_thread();
+            let runtime = match runtime.enable_all().max_blocking_threads(1).build_local(LocalOptions::default()) {
                 Ok(runtime) => runtime,
                 Err(e) => return drop(tell.send(e)),
             };

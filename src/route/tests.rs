@@ -5,7 +5,7 @@ use regex::bytes::Regex;
 
 use super::*;
 use crate::config::model::{
-    Action, Admission, HeaderEdits, HostPattern, PathMatch, Policy, Retry, RetryOn, ValueMatch,
+    Action, Admission, HeaderEdits, HostPattern, Https, PathMatch, Policy, Retry, RetryOn, ValueMatch,
 };
 
 /// A path condition as nginx writes it: `= /x`, `^~ /x`, `~ regex`, `/x`; and `segments /x`, which it has not.
@@ -74,6 +74,7 @@ fn site(name: &str, hosts: &[&str], routes: impl IntoIterator<Item = Route>) -> 
         access_log: None,
         error_pages: Arc::from([]),
         admission: Admission::default(),
+        https: Https::default(),
     }
 }
 

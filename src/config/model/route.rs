@@ -7,7 +7,7 @@ use regex::bytes::Regex;
 
 use crate::template::Template;
 
-use super::{AccessLog, Admission, RoleRule, SiteTls};
+use super::{AccessLog, Admission, Https, RoleRule, SiteTls};
 
 /// `[site.NAME]`: nginx's `server` block.
 #[derive(Debug, Clone)]
@@ -28,6 +28,8 @@ pub struct Site {
     pub error_pages: Arc<[ErrorPage]>,
     /// Who comes in with a request that matches no route.
     pub admission: Admission,
+    /// What it says itself, its routes in.
+    pub https: Https,
 }
 
 /// One entry of `hosts`, lower case, without port.

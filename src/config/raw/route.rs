@@ -4,7 +4,7 @@ use super::*;
 
 table! {
     /// `[site.NAME]`
-    struct RawSite with settings: RawSettings, admission: RawAdmission {
+    struct RawSite with settings: RawSettings, admission: RawAdmission, https: RawHttps {
         /// "shop.example.com" or "*.example.com", without port. []: every host not named elsewhere.
         hosts: List<String> = [],
         /// Names of listeners. []: all http listeners.

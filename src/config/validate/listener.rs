@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Context, admission, check_name, role, sticky, tls};
+use super::{Context, admission, check_name, https, role, sticky, tls};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
 use crate::config::model::{Http2, HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
@@ -104,6 +104,8 @@ fn http(listener: &RawListener, cx: &mut Context<'_>) -> HttpListener {
         underscores_in_headers: *raw.underscores_in_headers,
         trusted_proxies: listener.trusted_proxies.iter().map(|block| **block).collect(),
         http2: http2(raw, cx),
+        https: https::https(&listener.https, cx),
+        acme_challenge_dir: raw.acme_challenge_dir.get().and_then(|path| https::challenge_dir(path, cx)),
     }
 }
 
@@ -130,7 +132,7 @@ fn http2(raw: &RawHttpListener, cx: &mut Context<'_>) -> Http2 {
 fn foreign_keys(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) {
     let (given, theirs, ours) = match protocol {
         Protocol::Http => (raw.tcp.given(), "tcp", "http"),
-        Protocol::Tcp => (raw.http.given(), "http", "tcp"),
+        Protocol::Tcp => ([raw.http.given(), raw.https.given()].concat(), "http", "tcp"),
     };
     for (key, place) in given {
         cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener speaks {ours}"));

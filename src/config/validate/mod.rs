@@ -6,6 +6,7 @@
 mod admission;
 mod check;
 mod global;
+mod https;
 mod listener;
 mod log;
 mod pool;

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::admission::admission;
+use super::https::https;
 use super::log::Log;
 use super::{Context, check_name, is_label, route, settings, tls};
 use crate::config::decode::At;
@@ -84,6 +85,7 @@ fn site(
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         error_pages: settings::error_pages(&[&raw.settings], cx),
         admission: admission(&[&raw.admission], cx),
+        https: https(&raw.https, cx),
         routes: route::routes(name, raw, &access_log, cx),
         listeners,
         access_log,

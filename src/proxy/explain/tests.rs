@@ -238,3 +238,22 @@ fn what_is_known_of_a_client_is_explained() {
     assert_eq!(again.sticky, Some(format!("address 127.0.0.1 was on {}", other.name)));
     assert_eq!(again.server.as_ref(), Some(&other.name));
 }
+
+#[test]
+fn a_plain_request_that_is_sent_to_https_says_where_to() {
+    let file = FILE.replace(
+        "bind = [\"192.0.2.1:80\"]",
+        "bind = [\"192.0.2.1:80\"]\nredirect_https = { port = 8443 }\nhsts = true\nacme_challenge_dir = \"/var/www/acme\"\n\
+         trusted_proxies = [\"127.0.0.1\"]",
+    );
+    let snapshot = snapshot_of(&file);
+    let found = ask_of(&snapshot, "http://shop.example.com/api?x", "GET", &[]).unwrap();
+    assert_eq!(found.action, "redirect_https 308 to https://shop.example.com:8443/api?x");
+    assert_eq!(found.hsts.as_deref(), Some("max-age=31536000"));
+    let found = ask_of(&snapshot, "http://other.example.com/", "GET", &[]).unwrap();
+    assert_eq!((found.site, &*found.action), (None, "redirect_https 308 to https://other.example.com:8443/"));
+    let found = ask_of(&snapshot, "http://shop.example.com/api", "GET", &[("X-Forwarded-Proto", "https")]).unwrap();
+    assert_eq!(found.action, "pool web");
+    let found = ask_of(&snapshot, "http://shop.example.com/.well-known/acme-challenge/x", "GET", &[]).unwrap();
+    assert_eq!(found.action, "challenge from acme_challenge_dir = /var/www/acme");
+}

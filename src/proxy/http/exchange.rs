@@ -13,6 +13,7 @@ use crate::http1::{self, Body, FieldName, Method, Version};
 use crate::net::buffer::Buffer;
 use crate::net::{Transport, clock};
 use crate::proxy::errors::{FailedExchange, masked, readable};
+use crate::proxy::http::challenge;
 use crate::proxy::http::facts::{Facts, RequestId};
 use crate::proxy::http::forward::{Tunnel, Way};
 use crate::proxy::http::headers;
@@ -112,6 +113,10 @@ impl<'c, C: Transport> Exchange<'c, C> {
         let (view, place) = self.conn.listener.view(&self.conn.worker);
         let listener = &view.snapshot.listeners[place];
         self.log.clone_from(&listener.log);
+        if let Some(https) = &listener.https {
+            // Nobody knows what was asked for: only what browsers are told holds here.
+            self.wants_https(https);
+        }
         let next = self.refuse(refusal, &[]).await;
         drop(view);
         self.conclude();
@@ -131,10 +136,19 @@ impl<'c, C: Transport> Exchange<'c, C> {
     async fn answer(&mut self, view: &Rc<View>, place: usize) -> Then {
         let snapshot = &view.snapshot;
         let listener = &snapshot.listeners[place];
+        if let Some(dir) = &self.conn.listener.http.acme_challenge_dir
+            && challenge::is_asked_for(self.scratch.request.path.of(self.buf.bytes()))
+        {
+            // Boxed, as what else few requests come to: all pay for the size of the future.
+            return Then::Done(Box::pin(self.answer_challenge(listener, dir)).await);
+        }
         let found = match self.find(listener) {
             Ok(found) => found,
             Err(refusal) => {
                 self.log.clone_from(&listener.log);
+                if let Some(https) = &listener.https {
+                    self.wants_https(https);
+                }
                 return Then::Done(self.refuse(refusal, &[]).await);
             }
         };
@@ -143,6 +157,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
             Found::NoRoute(site) => {
                 self.log = site.map_or(&listener.log, |s| &s.log).clone();
                 self.place.site = site.map(|s| Arc::clone(&s.name));
+                if let Some(https) = site.map_or(&listener.https, |s| &s.https)
+                    && let Some(redirect) = self.wants_https(https)
+                {
+                    return Then::Done(Box::pin(self.redirect_https(redirect)).await);
+                }
                 if let Some(gate) = site.map_or(&listener.gate, |s| &s.gate)
                     && let Err(refusal) = self.pass(gate, site.map(|s| &s.name), None).await
                 {
@@ -163,6 +182,11 @@ impl<'c, C: Transport> Exchange<'c, C> {
             self.facts.start = clock::now_micros();
             self.place.site = Some(Arc::clone(&route.site));
             self.place.route = Some(Arc::clone(&route.name));
+        }
+        if let Some(https) = &hit.https
+            && let Some(redirect) = self.wants_https(https)
+        {
+            return Then::Done(Box::pin(self.redirect_https(redirect)).await);
         }
         if let Some(gate) = &hit.gate
             && let Err(refusal) = self.pass(gate, Some(&route.site), Some(&route.name)).await
@@ -242,7 +266,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
         Ok(listener.routes.find(head.host.of(bytes), head.method_span.of(bytes), path, &header))
     }
 
-    async fn refuse(&mut self, refusal: Refusal, pages: &[ErrorPage]) -> Next {
+    pub(super) async fn refuse(&mut self, refusal: Refusal, pages: &[ErrorPage]) -> Next {
         self.facts.reason = refusal.reason;
         if refusal.status == 0 {
             return Next::Close;
@@ -253,7 +277,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
     }
 
     /// Sends a response of our own.
-    async fn respond(
+    pub(super) async fn respond(
         &mut self,
         status: u16,
         location: Option<&[u8]>,
@@ -277,6 +301,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
         if !edits.is_empty() {
             headers::write_edits(&mut fields, edits, &self.vars());
         }
+        fields.extend_from_slice(&self.scratch.hsts);
         if self.facts.retry_after > 0 {
             fields.extend_from_slice(b"Retry-After: ");
             headers::decimal(&mut fields, self.facts.retry_after.into());

@@ -17,7 +17,7 @@ use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::http::headers::{self, RequestParts};
 use crate::proxy::http::mirror::Copying;
-use crate::proxy::http::scratch::Try;
+use crate::proxy::http::scratch::{Scratch, Try};
 use crate::proxy::pump::{Framing, Pump, PumpError, Recode};
 use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, View, admit};
@@ -220,7 +220,7 @@ impl<C: Transport> Exchange<'_, C> {
             own_cookie: pool.config.sticky.as_ref().and_then(Sticky::cookie),
             trusted: self.facts.trusted,
             peer,
-            scheme: "http",
+            scheme: self.conn.scheme(),
             request_id: if policy.request_id { self.request_id().as_bytes() } else { b"" },
             vars: &vars,
         };
@@ -370,6 +370,10 @@ impl<C: Transport> Exchange<'_, C> {
             return Ok(self.start_tunnel(attempt, lease, policy));
         }
         let framing = self.response_framing(attempt.sending.is_done());
+        if framing.head.own_hsts {
+            let Scratch { own_fields, hsts, .. } = &mut *self.scratch;
+            own_fields.extend_from_slice(hsts);
+        }
         let mut out = std::mem::take(&mut self.scratch.out);
         out.clear();
         let head_len = self.scratch.response.len;
@@ -463,6 +467,7 @@ impl<C: Transport> Exchange<'_, C> {
                 chunked: bodiless_chunked
                     || recode == Recode::Enchunk
                     || (matches!(body, Framing::Chunked(_)) && recode == Recode::AsIs),
+                own_hsts: !self.scratch.hsts.is_empty(),
                 drop_length: recode == Recode::Enchunk,
                 close: !keep,
                 say_keep_alive: old && keep,

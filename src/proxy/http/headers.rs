@@ -148,6 +148,8 @@ fn write_forwarded(out: &mut Vec<u8>, parts: &RequestParts<'_>) {
 pub(crate) struct ResponseFraming {
     /// Send `Transfer-Encoding: chunked`.
     pub(crate) chunked: bool,
+    /// Strict-Transport-Security is ours: leave the server's out.
+    pub(crate) own_hsts: bool,
     /// Leave the server's Content-Length out.
     pub(crate) drop_length: bool,
     /// The connection ends after this response.
@@ -173,6 +175,7 @@ pub(crate) fn write_response(
                 FieldName::TransferEncoding => false,
                 FieldName::ContentLength => !framing.drop_length,
                 FieldName::Trailer => framing.chunked,
+                FieldName::StrictTransportSecurity => !framing.own_hsts,
                 _ => true,
             };
         if keep && !edits.replaces(field.name.of(bytes)) {

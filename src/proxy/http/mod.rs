@@ -15,6 +15,7 @@
 //! A connection of HTTP/2 (http2.rs) has a task of its own for each stream, which is one such exchange.
 
 mod attempt;
+mod challenge;
 mod checkout;
 mod client_addr;
 mod exchange;
@@ -23,6 +24,7 @@ mod failure;
 mod forward;
 pub(crate) mod headers;
 mod http2;
+mod https;
 mod mirror;
 mod respond;
 pub(crate) mod scratch;
@@ -39,8 +41,10 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+pub(crate) use challenge::is_asked_for as is_challenge;
 pub(crate) use checkout::next_source;
 pub(crate) use failure::connect_reason;
+pub(crate) use https::{says_https, write_location};
 pub(crate) use split::chosen;
 pub(crate) use sticky::stick;
 pub(crate) use vars::{seconds, write_display, write_ip};
@@ -307,6 +311,16 @@ impl<C: Transport> Conn<C> {
             upstream_port: None,
             id: OnceCell::new(),
         }
+    }
+
+    /// Whether the client speaks TLS to us.
+    fn is_tls(&self) -> bool {
+        false
+    }
+
+    /// What the client speaks to us: `$scheme`.
+    fn scheme(&self) -> &'static str {
+        if self.is_tls() { "https" } else { "http" }
     }
 
     /// Whether the connection may serve another request after this one.

@@ -27,6 +27,8 @@ pub(crate) struct Scratch {
     pub(crate) received: Vec<u8>,
     /// Fields of ours that go out with the response: the cookie of a sticky pool.
     pub(crate) own_fields: Vec<u8>,
+    /// The line of Strict-Transport-Security that goes out with the response, if one does.
+    pub(crate) hsts: Vec<u8>,
     /// A hash key, a redirect's location, a body.
     pub(crate) text: Vec<u8>,
     /// Servers tried: for the log, and when the first one failed.
@@ -64,6 +66,7 @@ impl Scratch {
         self.out.clear();
         self.received.clear();
         self.own_fields.clear();
+        self.hsts.clear();
         self.text.clear();
         self.tries.clear();
     }

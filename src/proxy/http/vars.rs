@@ -51,7 +51,7 @@ impl<C: Transport> Vars<'_, '_, C> {
             Var::RemoteUser => self.basic_user(out),
             Var::ServerAddr => write_ip(out, self.local_address().ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(conn.listener.address.port())),
-            Var::Scheme => out.extend_from_slice(b"http"),
+            Var::Scheme => out.extend_from_slice(conn.scheme().as_bytes()),
             Var::Host => {
                 let mut lower = [0; MAX_HOST];
                 out.extend_from_slice(normalise_host(head.host.of(bytes), &mut lower).unwrap_or_default());
