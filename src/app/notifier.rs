@@ -1,13 +1,13 @@
-//! Tells the world of changes of state: by the `notify` command and the `webhook` of a virtual router.
+//! Tells the world what has happened: by the `notify` command and the `webhook` of a virtual router, or of `[global]`.
 //!
 //! Two lanes, commands and webhooks, each in order and one at a time: what is slow delays what comes after it in its lane, and
 //! nothing else.
 //!
-//! # What a command is told
+//! # What a command of a virtual router is told
 //!
 //! keepalived's arguments, after its own: `INSTANCE`, the router's name, `MASTER`, `BACKUP`, `FAULT` or `STOP`, the priority.
 //!
-//! # What a webhook is told
+//! # What its webhook is told
 //!
 //! A POST with a body such as
 //!
@@ -71,6 +71,21 @@ pub(super) struct Change {
     pub(super) webhook: Option<Arc<str>>,
 }
 
+/// Something that has happened, and who is to be told how.
+#[derive(Debug)]
+pub(super) struct News {
+    /// What it is, for the log.
+    pub(super) about: String,
+    /// For the command, after its own arguments.
+    pub(super) arguments: Vec<String>,
+    /// For the webhook, JSON.
+    pub(super) body: Vec<u8>,
+    /// To be run.
+    pub(super) command: Option<Command>,
+    /// To be posted to.
+    pub(super) webhook: Option<Arc<str>>,
+}
+
 /// Runs commands and posts to webhooks. Dropped, it ends at once; [`Notifier::finish`] does what is queued.
 #[derive(Debug)]
 pub(super) struct Notifier {
@@ -79,14 +94,14 @@ pub(super) struct Notifier {
     lanes: JoinSet<()>,
 }
 
-/// A change, and how to tell it.
+/// What is to be told, and how.
 #[derive(Debug)]
 struct Order<T> {
     by: T,
-    change: Arc<Change>,
+    news: Arc<News>,
 }
 
-/// Changes that wait in one lane: hours of a router that flaps.
+/// What waits in one lane: hours of a router that flaps.
 const QUEUE: usize = 1024;
 /// For a command; then it is killed.
 const COMMAND_LIMIT: Duration = Duration::from_secs(30);
@@ -112,14 +127,14 @@ impl Notifier {
         Self { commands, webhooks, lanes }
     }
 
-    /// Queues a change; when its lane is full, the oldest is lost.
-    pub(super) fn push(&self, change: Change) {
-        let change = Arc::new(change);
-        if let Some(command) = &change.command {
-            self.commands.push(Order { by: command.clone(), change: Arc::clone(&change) });
+    /// Queues what has happened; when its lane is full, the oldest is lost.
+    pub(super) fn push(&self, news: impl Into<News>) {
+        let news = Arc::new(news.into());
+        if let Some(command) = &news.command {
+            self.commands.push(Order { by: command.clone(), news: Arc::clone(&news) });
         }
-        if let Some(url) = &change.webhook {
-            self.webhooks.push(Order { by: Arc::clone(url), change: Arc::clone(&change) });
+        if let Some(url) = &news.webhook {
+            self.webhooks.push(Order { by: Arc::clone(url), news: Arc::clone(&news) });
         }
     }
 
@@ -135,7 +150,7 @@ impl Notifier {
         let done = timeout(limit, async { while self.lanes.join_next().await.is_some() {} }).await;
         if done.is_err() {
             let (commands, webhooks) = (self.commands.left(), self.webhooks.left());
-            error!(commands, webhooks, "changes of state were not told in time");
+            error!(commands, webhooks, "not everything was told in time");
             self.lanes.shutdown().await;
         }
     }
@@ -201,10 +216,9 @@ impl<T> Queue<Order<T>> {
     fn push(&self, order: Order<T>) {
         let mut waiting = self.waiting();
         if waiting.orders.len() >= QUEUE
-            && let Some(Order { change, .. }) = waiting.orders.pop_front()
+            && let Some(Order { news, .. }) = waiting.orders.pop_front()
         {
-            let (router, state) = (&change.router, change.state);
-            error!(%router, %state, "too many changes of state wait to be told: the oldest is lost");
+            error!(about = news.about, "too much waits to be told: the oldest is lost");
         }
         waiting.orders.push_back(order);
         self.news.notify_one();
@@ -212,19 +226,17 @@ impl<T> Queue<Order<T>> {
 }
 
 async fn run_commands(queue: Arc<Queue<Order<Command>>>, identity: Option<Identity>) {
-    while let Some(Order { by: command, change }) = queue.next().await {
-        let program = command.program.display();
-        let Change { router, state, .. } = &*change;
-        match run_command(&command, &change, identity).await {
-            Ok(()) => debug!(%router, %state, command = %program, "notify command done"),
-            Err(failure) => warn!(%router, %state, command = %program, reason = %failure, "notify command failed"),
+    while let Some(Order { by: command, news }) = queue.next().await {
+        let (program, about) = (command.program.display(), &news.about);
+        match run_command(&command, &news, identity).await {
+            Ok(()) => debug!(about, command = %program, "notify command done"),
+            Err(failure) => warn!(about, command = %program, reason = %failure, "notify command failed"),
         }
     }
 }
 
-async fn run_command(command: &Command, change: &Change, identity: Option<Identity>) -> Result<(), Failure> {
-    let priority = change.priority.to_string();
-    let told = ["INSTANCE", &change.router, change.state.keepalived(), &priority];
+async fn run_command(command: &Command, news: &News, identity: Option<Identity>) -> Result<(), Failure> {
+    let told: Vec<&str> = news.arguments.iter().map(String::as_str).collect();
     finish(Running::start(command, &told, identity)?, COMMAND_LIMIT).await
 }
 
@@ -238,13 +250,12 @@ async fn finish(mut running: Running, limit: Duration) -> Result<(), Failure> {
 }
 
 async fn post_all(queue: Arc<Queue<Order<Arc<str>>>>, identity: Option<Identity>, program: Program) {
-    while let Some(Order { by: url, change }) = queue.next().await {
-        let Change { router, state, .. } = &*change;
-        let body = body(&change);
-        // Its URL may hold a secret, and is the router's only one.
-        match retry(|| post(&program, &url, &body, identity)).await {
-            Ok(()) => debug!(%router, %state, "webhook told"),
-            Err(Undelivered { reason, .. }) => error!(%router, %state, reason, "webhook failed"),
+    while let Some(Order { by: url, news }) = queue.next().await {
+        let about = &news.about;
+        // Its URL may hold a secret, and is the only one for what it is about.
+        match retry(|| post(&program, &url, &news.body, identity)).await {
+            Ok(()) => debug!(about, "webhook told"),
+            Err(Undelivered { reason, .. }) => error!(about, reason, "webhook failed"),
         }
     }
 }
@@ -314,9 +325,27 @@ struct Body<'a> {
     time: String,
 }
 
-fn body(change: &Change) -> Vec<u8> {
+impl From<Change> for News {
+    fn from(change: Change) -> Self {
+        let Change { router, state, priority, .. } = &change;
+        let arguments = ["INSTANCE", router, state.keepalived(), &priority.to_string()];
+        Self {
+            about: format!("{router} {state}"),
+            arguments: arguments.map(str::to_owned).into(),
+            body: body(&change),
+            command: change.command,
+            webhook: change.webhook,
+        }
+    }
+}
+
+/// A time as it goes into a body.
+pub(super) fn timestamp(at: SystemTime) -> String {
     // The clock of a box can be anywhere, though not before the calendar.
-    let time = Timestamp::try_from(change.at).unwrap_or(Timestamp::UNIX_EPOCH);
+    format!("{:.3}", Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH))
+}
+
+fn body(change: &Change) -> Vec<u8> {
     let body = Body {
         router: &change.router,
         state: change.state,
@@ -325,7 +354,7 @@ fn body(change: &Change) -> Vec<u8> {
         priority: change.priority,
         configured_priority: change.configured_priority,
         node: &change.node,
-        time: format!("{time:.3}"),
+        time: timestamp(change.at),
     };
     serde_json::to_vec(&body).expect("invariant: text and numbers are always JSON")
 }

@@ -116,6 +116,12 @@ pub struct Global {
     pub max_connections: u32,
     /// Whom checks, scripts and notify commands run as when started as root.
     pub script_user: String,
+    /// How often files of certificates are looked at; `None`: at reloads only.
+    pub certificate_check_interval: Option<Duration>,
+    /// Run when something happens to a certificate.
+    pub notify: Option<Command>,
+    /// The same is posted to it.
+    pub webhook: Option<Arc<str>>,
     /// Our own log, to stderr.
     pub log: Log,
 }

@@ -113,6 +113,16 @@ table! {
         max_connections: Connections = 100000,
         /// Whom scripts, notify commands and those of health checks run as when started as root.
         script_user: String = "bascule",
+        /// How often the files of certificates, of their keys and responses, of authorities, lists of revoked ones and ticket
+        /// keys are looked at. What has changed and can be used is in force at once, without a reload; what cannot be used is
+        /// told, and stays as it was. "off": only at a reload.
+        certificate_check_interval: OrOff<Period> = "30s",
+        /// A program with its whole path and arguments, run as script_user when something happens to a certificate, one at a
+        /// time; CERTIFICATE, its file, what happened and why are added. []: none.
+        notify: List<String> = [],
+        /// "http://host:port/path" that the same is posted to, as JSON: event, certificate, names, not_after, days_left, why,
+        /// node, time. The events are certificate_replaced, certificate_refused, certificate_expiring and certificate_expired.
+        webhook: String,
         /// The program's own log, on stderr.
         log: RawLog = {},
     }

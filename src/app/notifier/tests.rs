@@ -97,7 +97,7 @@ async fn a_slow_command_does_not_delay_webhooks() {
 #[tokio::test]
 async fn too_many_changes_lose_the_oldest() {
     let queue = Queue::default();
-    let order = |n: usize| Order { by: n, change: Arc::new(change("v", State::Active, None)) };
+    let order = |n: usize| Order { by: n, news: Arc::new(change("v", State::Active, None).into()) };
     (0..QUEUE + 3).for_each(|n| queue.push(order(n)));
     assert_eq!(queue.left(), QUEUE);
     queue.close();

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use super::Context;
+use super::{Context, track};
 use crate::config::decode::Field;
 use crate::config::model::{Admin, Dns, Global, Log};
 use crate::config::raw::{RawDns, RawGlobal};
@@ -28,6 +28,9 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
         proxy_watchdog,
         max_connections,
         script_user,
+        certificate_check_interval,
+        notify,
+        webhook,
         log,
     } = &*cx.file.global;
     for user in [user, script_user].into_iter().filter(|user| user.is_empty()) {
@@ -61,6 +64,9 @@ pub(super) fn global(cx: &mut Context<'_>) -> Option<Global> {
         proxy_watchdog: proxy_watchdog.get(),
         max_connections: max_connections.0,
         script_user: (**script_user).clone(),
+        certificate_check_interval: certificate_check_interval.0.map(|period| period.get()),
+        notify: track::command(notify, cx),
+        webhook: track::webhook(webhook, cx),
         log: Log { level: (*log.level).clone(), json: *log.format == OwnLogFormat::Json },
     })
 }

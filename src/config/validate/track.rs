@@ -72,10 +72,6 @@ pub(super) fn scripts(raw: &RawVrrp, cx: &mut Context<'_>) -> Vec<Arc<TrackedScr
     scripts
 }
 
-pub(super) fn notify(raw: &RawVrrp, cx: &mut Context<'_>) -> Option<Command> {
-    command(&raw.notify, cx)
-}
-
 /// The program and its arguments.
 pub(super) fn required_command(written: &At<List<String>>, cx: &mut Context<'_>) -> Option<Command> {
     if written.is_empty() && written.complete {
@@ -85,7 +81,7 @@ pub(super) fn required_command(written: &At<List<String>>, cx: &mut Context<'_>)
 }
 
 /// The program and its arguments; none in an empty list.
-fn command(written: &At<List<String>>, cx: &mut Context<'_>) -> Option<Command> {
+pub(super) fn command(written: &At<List<String>>, cx: &mut Context<'_>) -> Option<Command> {
     for part in written.iter().filter(|part| part.contains('\0')) {
         cx.problems.error(part.place, "a zero byte cannot be in an argument");
     }
@@ -106,8 +102,9 @@ fn check_path(path: &At<String>, cx: &mut Context<'_>) {
     }
 }
 
-pub(super) fn webhook(raw: &RawVrrp, cx: &mut Context<'_>) -> Option<Arc<str>> {
-    let url = raw.webhook.get()?;
+/// A URL that is posted to.
+pub(super) fn webhook(written: &Field<String>, cx: &mut Context<'_>) -> Option<Arc<str>> {
+    let url = written.get()?;
     if url.to_ascii_lowercase().starts_with("https:") {
         cx.problems
             .error(url.place, "TLS is not there yet: a webhook is \"http://...\"")

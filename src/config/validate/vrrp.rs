@@ -62,8 +62,8 @@ fn router(name: &str, raw: &At<RawVrrp>, cx: &mut Context<'_>) -> Option<Virtual
     let track_interfaces = track::interfaces(raw, cx);
     let track_files = track::files(raw, cx);
     let track_scripts = track::scripts(raw, cx);
-    let notify = track::notify(raw, cx);
-    let webhook = track::webhook(raw, cx);
+    let notify = track::command(&raw.notify, cx);
+    let webhook = track::webhook(&raw.webhook, cx);
     Some(VirtualRouter {
         name: name.into(),
         interface: interface?.as_str().into(),
