@@ -16,7 +16,6 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("sys", &[]),
     ("template", &[]),
     ("http1", &[]),
-    ("http2", &["http1"]),
     ("route", &["config::model"]),
     ("balance", &[]),
     ("vrrp", &["time"]),

@@ -79,26 +79,14 @@ impl H2Stream {
         chunked: bool,
         purse: Rc<Purse>,
     ) -> Self {
-        let incoming = Incoming {
-            body,
-            chunked,
-            data: Bytes::new(),
-            framing: Vec::new(),
-            at: 0,
-            state: Reading::Data,
-        };
+        let incoming = Incoming { body, chunked, data: Bytes::new(), framing: Vec::new(), at: 0, state: Reading::Data };
         let outgoing = Outgoing {
             to: To::Head(respond),
             answer: Answer::new(method),
             head: ResponseHead::new(),
             data: Vec::new(),
         };
-        Self {
-            incoming: RefCell::new(incoming),
-            outgoing: RefCell::new(outgoing),
-            aborted: Cell::new(false),
-            purse,
-        }
+        Self { incoming: RefCell::new(incoming), outgoing: RefCell::new(outgoing), aborted: Cell::new(false), purse }
     }
 
     /// The exchange is over. A response that is not whole is taken back; what is left of the request is not wanted
@@ -250,7 +238,8 @@ impl Outgoing {
                     stream.send_data(Bytes::copy_from_slice(&self.data), taken.ends).map_err(broken)?;
                 }
                 if self.answer.is_complete() && !taken.ends {
-                    let trailers = self.answer.take_trailers().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
+                    let trailers =
+                        self.answer.take_trailers().map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
                     stream.send_trailers(trailers).map_err(broken)?;
                 }
                 return Poll::Ready(Ok(taken.bytes));

@@ -192,7 +192,8 @@ impl Guard {
 
     fn setting(&self) -> Result<(), Fault> {
         let [a, b, c, d, e, f, ..] = self.held;
-        let too_large = u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE && u32::from_be_bytes([c, d, e, f]) > MAX_WINDOW;
+        let too_large =
+            u16::from_be_bytes([a, b]) == INITIAL_WINDOW_SIZE && u32::from_be_bytes([c, d, e, f]) > MAX_WINDOW;
         if too_large { Err(Fault::FlowControl) } else { Ok(()) }
     }
 
@@ -203,7 +204,13 @@ impl Guard {
         let fits = match kind {
             kind::PRIORITY => len == 5,
             kind::RST_STREAM | kind::WINDOW_UPDATE => len == 4,
-            kind::SETTINGS => if flags & ACK == 0 { len % SETTING == 0 } else { len == 0 },
+            kind::SETTINGS => {
+                if flags & ACK == 0 {
+                    len % SETTING == 0
+                } else {
+                    len == 0
+                }
+            }
             kind::PING => len == 8,
             kind::GOAWAY => len >= 8,
             _ => true,

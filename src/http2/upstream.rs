@@ -2,9 +2,9 @@
 
 use std::fmt;
 
-use hyper::HeaderMap;
-use hyper::http::uri::{Authority, PathAndQuery, Scheme, Uri};
-use hyper::http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
+use http::HeaderMap;
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
+use http::{HeaderName, HeaderValue, Method, Request, StatusCode, Version};
 
 use crate::http1::{Body, ChunkError, Chunked, Field, FieldName, Piece, RequestHead};
 
@@ -43,7 +43,7 @@ pub fn request(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Reque
     let mut request = Request::new(());
     *request.method_mut() = Method::from_bytes(head.method_span.of(bytes)).map_err(|_| Untranslatable::Target)?;
     *request.version_mut() = Version::HTTP_2;
-    let mut uri = hyper::http::uri::Parts::default();
+    let mut uri = http::uri::Parts::default();
     uri.scheme = Some(scheme);
     uri.authority = Some(Authority::try_from(head.host.of(bytes)).map_err(|_| Untranslatable::Target)?);
     uri.path_and_query = Some(path(head.target.of(bytes))?);
@@ -56,7 +56,7 @@ pub fn request(head: &RequestHead, bytes: &[u8], scheme: Scheme) -> Result<Reque
         }
     }
     if head.te_trailers {
-        fields.insert(hyper::header::TE, HeaderValue::from_static("trailers"));
+        fields.insert(http::header::TE, HeaderValue::from_static("trailers"));
     }
     Ok(request)
 }
@@ -83,7 +83,7 @@ fn append(fields: &mut HeaderMap, field: &Field, bytes: &[u8]) -> Result<(), Unt
     let name = HeaderName::from_bytes(field.name.of(bytes)).map_err(|_| Untranslatable::Field)?;
     let mut value = HeaderValue::from_bytes(field.value.of(bytes)).map_err(|_| Untranslatable::Field)?;
     // Requests of many clients share one compression context: what is secret stays out of it (RFC 7541 section 7.1.3).
-    value.set_sensitive(field.kind == FieldName::Cookie || name == hyper::header::AUTHORIZATION);
+    value.set_sensitive(field.kind == FieldName::Cookie || name == http::header::AUTHORIZATION);
     fields.try_append(name, value).map_err(|_| Untranslatable::Field)?;
     Ok(())
 }
@@ -221,9 +221,9 @@ pub fn write_response(
     ended: bool,
 ) -> ResponseFraming {
     let bodiless = is_head || matches!(status.as_u16(), 204 | 304);
-    let has_length = fields.contains_key(hyper::header::CONTENT_LENGTH);
+    let has_length = fields.contains_key(http::header::CONTENT_LENGTH);
     // Only chunks can be followed by trailers, which is where gRPC has its status.
-    let wants_trailers = || fields.contains_key(hyper::header::TRAILER) || is_grpc(fields);
+    let wants_trailers = || fields.contains_key(http::header::TRAILER) || is_grpc(fields);
     let chunked = !bodiless && !ended && (!has_length || wants_trailers());
     write_line(out, status);
     write_fields(out, fields, |kind| kind != FieldName::ContentLength || !chunked);
@@ -288,7 +288,7 @@ fn write_fields(out: &mut Vec<u8>, fields: &HeaderMap, keeps: impl Fn(FieldName)
 }
 
 fn is_grpc(fields: &HeaderMap) -> bool {
-    let kind = fields.get(hyper::header::CONTENT_TYPE);
+    let kind = fields.get(http::header::CONTENT_TYPE);
     kind.is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 

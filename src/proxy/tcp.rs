@@ -9,7 +9,7 @@ use crate::config::model::{Algorithm, RetryOn};
 use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
-use crate::net::{Sock, Transport, clock};
+use crate::net::{Transport, clock};
 use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::link::Link;

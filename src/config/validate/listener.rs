@@ -114,7 +114,10 @@ fn http2(raw: &RawHttpListener, cx: &mut Context<'_>) -> Http2 {
     if stream.0 > connection.0 {
         let place = if stream.given { stream.place } else { connection.place };
         cx.problems
-            .error(place, "http2_stream_window is more than http2_connection_window, which holds for all streams together")
+            .error(
+                place,
+                "http2_stream_window is more than http2_connection_window, which holds for all streams together",
+            )
             .help("raise http2_connection_window too");
     }
     let to_u32 = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::http::uri::Scheme;
+use http::uri::Scheme;
 use rustix::net::getsockname;
 
 use crate::config::model::{HttpVersion, Policy};

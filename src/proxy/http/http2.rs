@@ -177,7 +177,10 @@ impl<C: Transport> Conn<C> {
         if fault == Fault::Flood {
             let client = self.peer.ip().to_canonical();
             let listener = Rc::clone(&self.listener);
-            self.worker.shared.errors.record(|| FailedExchange::new(client, listener.name.clone(), Reason::ClientFlood));
+            self.worker
+                .shared
+                .errors
+                .record(|| FailedExchange::new(client, listener.name.clone(), Reason::ClientFlood));
         }
     }
 }

@@ -10,9 +10,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use bytes::Bytes;
 use h2::client::{Builder, Connection, SendRequest};
-use hyper::body::Bytes;
-use hyper::http::uri::Scheme;
+use http::uri::Scheme;
 use tokio::sync::Notify;
 
 use crate::config::model;

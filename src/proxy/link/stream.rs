@@ -9,10 +9,10 @@ use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
 
+use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
-use hyper::body::Bytes;
-use hyper::http::uri::Scheme;
+use http::uri::Scheme;
 
 use crate::http1::{Limits, Method, Parse, RequestHead};
 use crate::http2::upstream::{self, Last, Part, RequestBody, ResponseFraming};
