@@ -15,7 +15,7 @@ use crate::route::RouteTable;
 use crate::telemetry::access_log::{Log, Sinks};
 use crate::template::Template;
 use crate::time::Millis;
-use crate::tls::{self, Servers, Terms, Tickets};
+use crate::tls::{self, ClientAuthMode, Servers, Terms, Tickets};
 
 pub use gate::{Gate, Limiter};
 pub use https::Https;
@@ -59,9 +59,9 @@ pub struct ListenerView {
     pub gate: Option<Box<Gate>>,
     /// For clients of no site with TLS of its own; `None`: they are refused, or the listener does not speak TLS.
     pub tls: Option<Arc<tls::Server>>,
-    /// A site of the listener demands something else of clients than the listener: each request must be for a site that
-    /// demands what the handshake did.
-    pub demands_differ: bool,
+    /// Clients are asked for certificates, by the listener or a site: each request must be for a site that asks for what the
+    /// handshake did.
+    pub asks_clients: bool,
     /// What it says of https where no site does.
     pub https: Option<Arc<Https>>,
 }
@@ -228,11 +228,12 @@ impl Snapshot {
                     gate: Gate::new(&[], &l.admission.limits, None, &limiters),
                     https: Https::new(&model::Https::default(), &l.http.https),
                     tls: l.tls.as_ref().and_then(|tls| server(tls, None)),
-                    demands_differ: l.tls.as_ref().is_some_and(|tls| {
-                        let sites = config.sites.iter().flat_map(|site| &site.tls);
-                        let mut here = sites.filter(|site| site.listener == l.name);
-                        here.any(|site| site.client_auth != tls.client_auth)
-                    }),
+                    asks_clients: {
+                        let sites =
+                            config.sites.iter().flat_map(|site| &site.tls).filter(|site| site.listener == l.name);
+                        let asked = l.tls.iter().map(|tls| &tls.client_auth).chain(sites.map(|site| &site.client_auth));
+                        asked.into_iter().any(|auth| auth.mode != ClientAuthMode::Off)
+                    },
                 }
             })
             .collect();

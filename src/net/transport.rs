@@ -42,4 +42,14 @@ pub trait Transport {
 
     /// The socket, where bytes may be moved around the transport by `splice(2)`.
     fn plain(&self) -> Option<&Sock>;
+
+    /// The socket beneath, whatever is done with its bytes.
+    fn socket(&self) -> Option<&Sock> {
+        self.plain()
+    }
+
+    /// Whether bytes of the peer are known to wait.
+    fn has_unread(&self) -> bool {
+        self.socket().is_some_and(Sock::is_known_readable)
+    }
 }

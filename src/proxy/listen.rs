@@ -23,6 +23,7 @@ use crate::proxy::tcp;
 use crate::proxy::worker::{Shared, View, Worker};
 use crate::sys::watched::Watched;
 use crate::time::Millis;
+use crate::tls::TlsStream;
 
 /// Connections taken in a row before other tasks get their turn.
 const BATCH: usize = 64;
@@ -54,6 +55,8 @@ pub(crate) struct ListenerCtx {
     pub(crate) access: Option<Arc<AccessList>>,
     /// What stands before the client's own bytes; `None`: nothing.
     pub(crate) expected: Option<Expected>,
+    /// How long a TLS handshake may take; `None`: there is none.
+    pub(crate) handshake_timeout: Option<Duration>,
     /// Connections at most.
     pub(crate) max_connections: Option<u32>,
     /// Connections over all workers.
@@ -75,6 +78,10 @@ pub(crate) struct ListenerCounters {
     pub(crate) rejected: AtomicU64,
     /// Turned away because of their address so far.
     pub(crate) denied: AtomicU64,
+    /// TLS handshakes that were made so far.
+    pub(crate) handshakes: AtomicU64,
+    /// Those that failed.
+    pub(crate) failed_handshakes: AtomicU64,
     /// When clients that are turned away may be told of again, milliseconds.
     warn_at: AtomicU64,
 }
@@ -268,6 +275,7 @@ impl ListenerCtx {
             tcp: listener.tcp.clone(),
             access,
             expected,
+            handshake_timeout: listener.tls.as_ref().map(|tls| tls.handshake_timeout),
             max_connections: listener.max_connections,
             counters: Arc::clone(&post.counters),
             max_total: config.global.max_connections as usize,
@@ -287,7 +295,9 @@ impl ListenerCtx {
         if self.is_gone() {
             return;
         }
-        let is_here = |l: &model::Listener| l.name == self.name && l.tcp.is_some() == self.tcp.is_some();
+        let speaks = |l: &model::Listener| (l.tcp.is_some(), l.tls.is_some());
+        let spoken = (self.tcp.is_some(), self.handshake_timeout.is_some());
+        let is_here = |l: &model::Listener| l.name == self.name && speaks(l) == spoken;
         match new.snapshot.config.listeners.iter().position(is_here) {
             Some(index) => self.place.index.set(index),
             None => self.leave(old),
@@ -474,7 +484,13 @@ impl Admission {
         ctx.counters.accepted.fetch_add(1, Ordering::Relaxed);
         let serial = worker.shared.accepted.fetch_add(1, Ordering::Relaxed) + 1;
         // A panic ends this task and the connection with it; the runtime contains it, `open` counts it out.
-        let task = if ctx.tcp.is_some() {
+        let task = if ctx.handshake_timeout.is_some() {
+            let stream = TlsStream::new(sock, Rc::clone(worker.buffers()));
+            match ctx.tcp {
+                Some(_) => spawn_tcp_tls(tcp::Conn::new(stream, Rc::clone(worker), Rc::clone(ctx), peer, serial), open),
+                None => spawn_https(Conn::new(stream, Rc::clone(worker), Rc::clone(ctx), peer, serial), open),
+            }
+        } else if ctx.tcp.is_some() {
             let mut conn = tcp::Conn::new(sock, Rc::clone(worker), Rc::clone(ctx), peer, serial);
             tokio::task::spawn_local(async move {
                 if conn.begin().await {
@@ -505,6 +521,25 @@ fn spawn_http_behind_header<C: Transport + 'static>(mut conn: Conn<C>, open: Ope
             conn.serve().await;
         }
         drop(open);
+    })
+}
+
+fn spawn_https(mut conn: Conn<TlsStream>, open: Open) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        // The handshake's state goes before requests come.
+        if Box::pin(conn.begin_tls()).await {
+            conn.serve().await;
+        }
+        drop((conn, open));
+    })
+}
+
+fn spawn_tcp_tls(mut conn: tcp::Conn<TlsStream>, open: Open) -> JoinHandle<()> {
+    tokio::task::spawn_local(async move {
+        if Box::pin(conn.begin_tls()).await {
+            conn.serve().await;
+        }
+        drop((conn, open));
     })
 }
 

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! Engine (control runtime) -- one thread each --> Worker: accept loops (listen.rs)
+//!                                                   -> handshake.rs, on listeners with TLS
 //!                                                   -> http::Conn, one task a connection
 //!                                                   -> tcp::Conn, one task a session
 //! ```
@@ -12,12 +13,14 @@ mod clients;
 mod errors;
 mod explain;
 mod gate;
+mod handshake;
 mod http;
 mod idle;
 mod link;
 mod listen;
 mod preface;
 mod pump;
+mod secured;
 mod session;
 mod status;
 mod tcp;

@@ -1,4 +1,5 @@
-//! What stands before the client's own bytes: the header of the PROXY protocol that a proxy in front sends.
+//! What stands before the client's own bytes: the header of the PROXY protocol that a proxy in front sends. A TLS handshake
+//! comes behind it (handshake.rs).
 //!
 //! Only connections of listeners with `proxy_protocol` come here, before anything else is done with them. What is read behind
 //! the header is kept for whoever goes on.
@@ -23,6 +24,7 @@ use crate::proxy::worker::Worker;
 use crate::proxy_protocol::{Header, Parse, parse};
 use crate::telemetry::reason::Reason;
 use crate::template::Var;
+use crate::tls::Agreed;
 
 /// What connections of a listener begin with.
 #[derive(Debug)]
@@ -40,6 +42,8 @@ pub(crate) struct Preface {
     pub(crate) proxy: SocketAddr,
     /// What it says; says nothing when there was none.
     pub(crate) header: Header,
+    /// What the TLS handshake behind it has come to.
+    pub(crate) agreed: Option<Agreed>,
     /// Read behind it.
     rest: RefCell<Option<Buffer>>,
 }
@@ -71,7 +75,7 @@ impl Preface {
 
 /// Why nothing more is done with a connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum End {
+pub(super) enum End {
     /// The client has left, or this process is about to.
     Over,
     /// The client has not said enough in time.
@@ -86,7 +90,7 @@ pub(crate) async fn read<T: Transport>(
     worker: &Worker,
     listener: &ListenerCtx,
 ) -> Option<Preface> {
-    let none = Preface { proxy: peer, header: Header::default(), rest: RefCell::default() };
+    let none = Preface { proxy: peer, header: Header::default(), agreed: None, rest: RefCell::default() };
     let Some(Expected { header: expected, access }) = &listener.expected else { return Some(none) };
     let is_trusted = expected.trusted.iter().any(|network| network.contains(peer.ip()));
     let preface = match (is_trusted, expected.required) {
@@ -151,7 +155,7 @@ fn refuse(preface: &Preface, worker: &Worker, listener: &ListenerCtx, reason: Re
 }
 
 /// A buffer with `bytes`, if there are any.
-fn held(bytes: &[u8], worker: &Worker) -> Option<Buffer> {
+pub(super) fn held(bytes: &[u8], worker: &Worker) -> Option<Buffer> {
     let mut buf = worker.buffers().take(bytes.len().max(1));
     buf.push(bytes);
     Some(buf).filter(|buf| !buf.is_empty())
@@ -159,7 +163,7 @@ fn held(bytes: &[u8], worker: &Worker) -> Option<Buffer> {
 
 /// Reads until `end` makes something of what has come, all of which is in `bytes` then. Holds no more than those while it
 /// waits.
-async fn read_until<T: Transport, R>(
+pub(super) async fn read_until<T: Transport, R>(
     io: &T,
     timer: &Timer,
     worker: &Worker,

@@ -13,6 +13,7 @@ use crate::proxy::http::headers::decimal;
 use crate::proxy::http::{seconds, write_display, write_ip};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::Preface;
+use crate::proxy::secured;
 use crate::telemetry::reason::Reason;
 use crate::template::{Var, Variables};
 
@@ -146,6 +147,7 @@ impl Variables for Session {
                 }
             }
             Var::RemotePort => decimal(out, u64::from(self.peer.port())),
+            _ if self.preface.as_ref().is_some_and(|preface| secured::tells(preface, var, out)) => {}
             Var::ServerAddr => write_ip(out, self.address.ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(self.address.port())),
             Var::ServerProtocol => out.extend_from_slice(b"TCP"),

@@ -11,6 +11,7 @@ use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Transport, clock};
 use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
+use crate::proxy::handshake;
 use crate::proxy::http::{connect_reason, next_source};
 use crate::proxy::link::Link;
 use crate::proxy::listen::ListenerCtx;
@@ -20,6 +21,7 @@ use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, Worker, admit};
 use crate::telemetry::reason::Reason;
+use crate::tls::TlsStream;
 
 /// A client connection.
 pub(crate) struct Conn<C: Transport> {
@@ -111,6 +113,17 @@ impl<C: Transport> Conn<C> {
         if let Some(log) = log {
             worker.log.borrow_mut().line(&log, &session, SystemTime::now());
         }
+    }
+}
+
+impl Conn<TlsStream> {
+    /// As [`Conn::begin`], and makes the handshake.
+    pub(crate) async fn begin_tls(&mut self) -> bool {
+        let begun = handshake::begin(&self.client, self.peer, &self.worker, &self.listener).await;
+        let Some(preface) = begun else { return false };
+        self.peer = preface.source();
+        self.preface = Some(Rc::new(preface));
+        true
     }
 }
 

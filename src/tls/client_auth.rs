@@ -30,6 +30,9 @@ pub struct ClientAuth {
     /// Whether one is needed.
     pub mode: ClientAuthMode,
     verifier: Option<Arc<dyn ClientCertVerifier>>,
+    /// Of the mode and the authorities.
+    demands: Digest,
+    /// And of what was revoked.
     digest: Digest,
 }
 
@@ -56,7 +59,7 @@ impl std::error::Error for ClientAuthError {}
 impl ClientAuth {
     /// Nobody is asked.
     pub fn off() -> Self {
-        Self { mode: ClientAuthMode::Off, verifier: None, digest: Digest::default() }
+        Self { mode: ClientAuthMode::Off, verifier: None, demands: Digest::default(), digest: Digest::default() }
     }
 
     /// Certificates signed by one of the `authorities` (PEM), unless they are in one of the lists `revoked` (PEM or DER).
@@ -77,6 +80,7 @@ impl ClientAuth {
             hash.update(&der);
             roots.add(der).map_err(|error| ClientAuthError::Authorities(error.to_string()))?;
         }
+        let demands = hash.clone().finalize().into();
         let mut lists = Vec::new();
         for text in revoked {
             hash.update((text.len() as u64).to_le_bytes());
@@ -90,7 +94,7 @@ impl ClientAuth {
             rustls::server::VerifierBuilderError::InvalidCrl(error) => ClientAuthError::Revoked(format!("{error:?}")),
             error => ClientAuthError::Authorities(error.to_string()),
         })?;
-        Ok(Self { mode, verifier: Some(verifier), digest: hash.finalize().into() })
+        Ok(Self { mode, verifier: Some(verifier), demands, digest: hash.finalize().into() })
     }
 
     /// Who verifies.
@@ -98,6 +102,13 @@ impl ClientAuth {
         self.verifier.as_ref().map_or_else(WebPkiClientVerifier::no_client_auth, Arc::clone)
     }
 
+    /// Tells what has to be shown from what else has. Not of it is what was revoked: with each new list, connections that
+    /// are there would be of no more use.
+    pub(super) fn demands(&self) -> &Digest {
+        &self.demands
+    }
+
+    /// Of all of it: what tickets are bound to.
     pub(super) fn digest(&self) -> &Digest {
         &self.digest
     }

@@ -10,6 +10,7 @@
 //!
 //! Nothing here opens a file, or touches a socket.
 
+mod agreed;
 mod certificate;
 mod chooser;
 mod client_auth;
@@ -22,6 +23,7 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::crypto::CryptoProvider;
 
+pub use agreed::{Agreed, Client};
 pub use certificate::{Certificate, CertificateError};
 pub use client_auth::{ClientAuth, ClientAuthError, ClientAuthMode};
 pub use names::{Subject, covers};

@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::chooser::Chooser;
 use super::tickets::Ticketer;
-use super::{Certificate, ClientAuth, Digest, TicketKey, Tickets, provider};
+use super::{Certificate, ClientAuth, ClientAuthMode, Digest, TicketKey, Tickets, provider};
 
 /// Versions and ciphers, by the names that Mozilla has for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -42,7 +42,7 @@ pub struct Terms<'t> {
 pub struct Server {
     /// For rustls.
     pub config: Arc<ServerConfig>,
-    binding: Digest,
+    client_auth: ClientAuth,
 }
 
 /// Those that there are, each once.
@@ -83,18 +83,22 @@ impl Server {
         } else {
             config.send_tls13_tickets = 0;
         }
-        Some(Self { config: Arc::new(config), binding })
+        Some(Self { config: Arc::new(config), client_auth: terms.client_auth.clone() })
     }
 
-    /// Whether clients of this one must show the same as those of `other`.
-    pub fn demands_as(&self, other: &Self) -> bool {
-        self.binding == other.binding
+    /// Whether clients are asked for certificates.
+    pub fn asks(&self) -> bool {
+        self.client_auth.mode != ClientAuthMode::Off
+    }
+
+    pub(super) fn demands(&self) -> &Digest {
+        self.client_auth.demands()
     }
 }
 
 impl fmt::Debug for Server {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Server").field("binding", &self.binding).finish_non_exhaustive()
+        f.debug_struct("Server").field("client_auth", &self.client_auth).finish_non_exhaustive()
     }
 }
 

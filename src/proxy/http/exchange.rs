@@ -263,6 +263,10 @@ impl<'c, C: Transport> Exchange<'c, C> {
             Err(_) => return Err(bad),
         };
         let header = |name: &str| head.values(bytes, name).next();
+        // Only a listener that asks clients for certificates looks further.
+        if listener.asks_clients && !self.conn.may_ask_for(head.host.of(bytes), listener) {
+            return Err(Refusal { status: 421, reason: Some(Reason::Misdirected), close: false });
+        }
         Ok(listener.routes.find(head.host.of(bytes), head.method_span.of(bytes), path, &header))
     }
 

@@ -54,6 +54,7 @@ use crate::net::buffer::{Buffer, SMALL};
 use crate::net::wheel::Timer;
 use crate::net::{Sock, Transport};
 use crate::pool::Server;
+use crate::proxy::handshake;
 use crate::proxy::http::client_addr::client_address;
 use crate::proxy::http::exchange::{Exchange, Refusal};
 use crate::proxy::http::facts::Facts;
@@ -61,8 +62,10 @@ use crate::proxy::http::scratch::Scratch;
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, Preface};
 use crate::proxy::worker::Worker;
+use crate::snapshot::ListenerView;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
+use crate::tls::{Agreed, TlsStream};
 
 /// After a response that ends the connection while the client still sends: for how long what it sends is read and
 /// thrown away, so that the kernel does not answer it with a reset that would take the response along (nginx:
@@ -141,6 +144,22 @@ impl<C: Transport> Conn<C> {
         self.peer = preface.source();
         self.preface = Some(Rc::new(preface));
         true
+    }
+
+    /// What the TLS handshake has come to, if there was one.
+    fn agreed(&self) -> Option<&Agreed> {
+        self.preface.as_ref().and_then(|preface| preface.agreed.as_ref())
+    }
+
+    /// Whether the handshake was for a site that asks the same of clients as that of `host`.
+    fn may_ask_for(&self, host: &[u8], listener: &ListenerView) -> bool {
+        let server = listener.server(Some(host));
+        self.agreed().zip(server).is_none_or(|(agreed, server)| agreed.may_use(server))
+    }
+
+    /// What the client asks with: `http`, `https`.
+    fn scheme(&self) -> &'static str {
+        if self.agreed().is_some() { "https" } else { "http" }
     }
 
     /// Serves requests until one side has had enough.
@@ -338,23 +357,23 @@ impl<C: Transport> Conn<C> {
 
     /// Whether the client's leaving would be noticed.
     fn is_watched(&self) -> bool {
-        self.io.plain().is_none_or(Sock::is_registered)
+        self.io.socket().is_none_or(Sock::is_registered)
     }
 
     /// Whether bytes of the client are known to wait in the socket.
     fn has_unread(&self) -> bool {
-        self.io.plain().is_some_and(Sock::is_known_readable)
+        self.io.has_unread()
     }
 
     /// Whether something of the client waits in the socket though epoll has not reported it yet: closing would answer a
     /// request with a reset.
     fn has_arrived(&self) -> bool {
-        self.io.plain().is_some_and(Sock::is_stale_now)
+        self.io.socket().is_some_and(Sock::is_stale_now)
     }
 
     /// Lets the client's leaving be noticed from now on; the timer is set to `deadline`.
     fn start_watching(&self, deadline: Millis) {
-        if let Some(Err(error)) = self.io.plain().map(Sock::register) {
+        if let Some(Err(error)) = self.io.socket().map(Sock::register) {
             tracing::debug!(peer = %self.peer, %error, "cannot watch a client connection");
         }
         self.timer.set(deadline);
@@ -384,6 +403,17 @@ impl<C: Transport> Conn<C> {
                 return;
             }
         }
+    }
+}
+
+impl Conn<TlsStream> {
+    /// As [`Conn::begin`], and makes the handshake.
+    pub(crate) async fn begin_tls(&mut self) -> bool {
+        let begun = handshake::begin(&self.io, self.peer, &self.worker, &self.listener).await;
+        let Some(preface) = begun else { return false };
+        self.peer = preface.source();
+        self.preface = Some(Rc::new(preface));
+        true
     }
 }
 

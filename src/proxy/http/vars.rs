@@ -12,6 +12,7 @@ use crate::net::{Transport, clock};
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::scratch::Try;
+use crate::proxy::secured;
 use crate::route::{MAX_HOST, normalise_host};
 use crate::template::{Var, Variables};
 
@@ -52,6 +53,25 @@ impl<C: Transport> Vars<'_, '_, C> {
             Var::ServerAddr => write_ip(out, self.local_address().ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(conn.listener.address.port())),
             Var::Scheme => out.extend_from_slice(conn.scheme().as_bytes()),
+            Var::Https
+            | Var::SslProtocol
+            | Var::SslCipher
+            | Var::SslServerName
+            | Var::SslSessionReused
+            | Var::SslAlpnProtocol
+            | Var::SslClientVerify
+            | Var::SslClientSDn
+            | Var::SslClientIDn
+            | Var::SslClientSerial
+            | Var::SslClientFingerprint
+            | Var::SslClientVStart
+            | Var::SslClientVEnd
+            | Var::SslClientVRemain
+            | Var::SslClientEscapedCert => {
+                if let Some(agreed) = conn.agreed() {
+                    secured::write(agreed, var, out);
+                }
+            }
             Var::Host => {
                 let mut lower = [0; MAX_HOST];
                 out.extend_from_slice(normalise_host(head.host.of(bytes), &mut lower).unwrap_or_default());
@@ -177,7 +197,7 @@ impl<C: Transport> Vars<'_, '_, C> {
     fn local_address(&self) -> SocketAddr {
         let conn = self.exchange.conn;
         let bound = conn.listener.address;
-        let asked = || getsockname(conn.io.plain()?).ok().and_then(|a| SocketAddr::try_from(a).ok());
+        let asked = || getsockname(conn.io.socket()?).ok().and_then(|a| SocketAddr::try_from(a).ok());
         if bound.ip().is_unspecified() { asked().unwrap_or(bound) } else { bound }
     }
 

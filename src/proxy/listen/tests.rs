@@ -52,6 +52,7 @@ fn worker() -> (Rc<Worker>, Rc<ListenerCtx>) {
         http: listener.http.clone(),
         access: None,
         expected: None,
+        handshake_timeout: None,
         tcp: None,
         max_connections: None,
         counters: Arc::default(),
