@@ -82,19 +82,8 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
 ];
 
 /// Modules that take the time as an argument and return values.
-const PURE: &[&str] = &[
-    "admission",
-    "http1",
-    "http2",
-    "balance",
-    "health",
-    "proxy_protocol",
-    "recency",
-    "route",
-    "template",
-    "time",
-    "vrrp",
-];
+const PURE: &[&str] =
+    &["admission", "http1", "balance", "health", "proxy_protocol", "recency", "route", "template", "time", "vrrp"];
 
 /// What such a module may not mention.
 const IMPURE: &[&str] =

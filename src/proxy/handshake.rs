@@ -11,14 +11,15 @@ use rustls::AlertDescription;
 
 use crate::net::Transport;
 use crate::net::buffer::Buffer;
+use crate::net::tls::{TlsError, TlsStream};
 use crate::net::wheel::Timer;
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, End, Preface};
 use crate::proxy::worker::Worker;
 use crate::telemetry::reason::Reason;
+use crate::tls::Agreed;
 use crate::tls::hello::{ClientHello, Malformed, Parse, Reader};
-use crate::tls::{Agreed, TlsError, TlsStream};
 
 /// What a client gets that speaks plain HTTP, as nginx says it.
 const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 46\r\n\

@@ -16,6 +16,7 @@ use tokio::task::JoinHandle;
 
 use crate::admission::AccessList;
 use crate::config::model;
+use crate::net::TlsStream;
 use crate::net::{Sock, Transport};
 use crate::proxy::http::Conn;
 use crate::proxy::preface::Expected;
@@ -23,7 +24,6 @@ use crate::proxy::tcp;
 use crate::proxy::worker::{Shared, View, Worker};
 use crate::sys::watched::Watched;
 use crate::time::Millis;
-use crate::tls::TlsStream;
 
 /// Connections taken in a row before other tasks get their turn.
 const BATCH: usize = 64;

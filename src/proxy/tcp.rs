@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::config::model::{Algorithm, RetryOn};
+use crate::net::TlsStream;
 use crate::net::buffer::SMALL;
 use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
@@ -21,7 +22,6 @@ use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, Worker, admit};
 use crate::telemetry::reason::Reason;
-use crate::tls::TlsStream;
 
 /// A client connection.
 pub(crate) struct Conn<C: Transport> {

@@ -52,7 +52,7 @@ pub(crate) use vars::{seconds, write_display, write_ip};
 use crate::http1::{Limits, Parse, RequestError};
 use crate::net::buffer::{Buffer, SMALL};
 use crate::net::wheel::Timer;
-use crate::net::{Sock, Transport};
+use crate::net::{Sock, TlsStream, Transport};
 use crate::pool::Server;
 use crate::proxy::handshake;
 use crate::proxy::http::client_addr::client_address;
@@ -65,7 +65,7 @@ use crate::proxy::worker::Worker;
 use crate::snapshot::ListenerView;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
-use crate::tls::{Agreed, TlsStream};
+use crate::tls::Agreed;
 
 /// After a response that ends the connection while the client still sends: for how long what it sends is read and
 /// thrown away, so that the kernel does not answer it with a reset that would take the response along (nginx:
@@ -157,9 +157,14 @@ impl<C: Transport> Conn<C> {
         self.agreed().zip(server).is_none_or(|(agreed, server)| agreed.may_use(server))
     }
 
+    /// Whether the client speaks TLS to us.
+    fn is_tls(&self) -> bool {
+        self.agreed().is_some()
+    }
+
     /// What the client asks with: `http`, `https`.
     fn scheme(&self) -> &'static str {
-        if self.agreed().is_some() { "https" } else { "http" }
+        if self.is_tls() { "https" } else { "http" }
     }
 
     /// Serves requests until one side has had enough.
@@ -330,16 +335,6 @@ impl<C: Transport> Conn<C> {
             upstream_port: None,
             id: OnceCell::new(),
         }
-    }
-
-    /// Whether the client speaks TLS to us.
-    fn is_tls(&self) -> bool {
-        false
-    }
-
-    /// What the client speaks to us: `$scheme`.
-    fn scheme(&self) -> &'static str {
-        if self.is_tls() { "https" } else { "http" }
     }
 
     /// Whether the connection may serve another request after this one.
