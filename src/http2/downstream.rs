@@ -41,19 +41,19 @@ struct Incoming {
     body: RecvStream,
     /// In chunks; else as long as Content-Length says.
     chunked: bool,
-    /// Data that was received and not read here yet.
-    data: Bytes,
-    /// Framing in front of it, of which `at` bytes are read.
+    /// Framing in front of the data, of which `at` bytes are read.
     framing: Vec<u8>,
     at: usize,
+    /// Data that was received and not read here yet.
+    data: Bytes,
+    /// Framing behind it that is not read yet.
+    tail: &'static [u8],
     state: Reading,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Reading {
     Data,
-    /// Data has been read up to the end of its chunk.
-    ChunkEnd,
     Trailers,
     Done,
 }
@@ -79,7 +79,8 @@ impl H2Stream {
         chunked: bool,
         purse: Rc<Purse>,
     ) -> Self {
-        let incoming = Incoming { body, chunked, data: Bytes::new(), framing: Vec::new(), at: 0, state: Reading::Data };
+        let incoming =
+            Incoming { body, chunked, framing: Vec::new(), at: 0, data: Bytes::new(), tail: b"", state: Reading::Data };
         let outgoing = Outgoing {
             to: To::Head(respond),
             answer: Answer::new(method),
@@ -115,6 +116,7 @@ impl Incoming {
         let mut n = 0;
         loop {
             n += self.copy(&mut buf[n..])?;
+            // Behind the last of it nothing comes.
             if n == buf.len() || self.state == Reading::Done {
                 return Poll::Ready(Ok(n));
             }
@@ -144,7 +146,11 @@ impl Incoming {
             self.data.advance(of_data);
             self.body.flow_control().release_capacity(of_data).map_err(io::Error::other)?;
         }
-        Ok(n + of_data)
+        let buf = &mut buf[of_data..];
+        let of_tail = if self.data.is_empty() { self.tail.len().min(buf.len()) } else { 0 };
+        buf[..of_tail].copy_from_slice(&self.tail[..of_tail]);
+        self.tail = &self.tail[of_tail..];
+        Ok(n + of_data + of_tail)
     }
 
     fn poll_more(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -167,18 +173,14 @@ impl Incoming {
                         self.state = Reading::Done;
                         return Poll::Ready(Ok(()));
                     }
-                    if self.state == Reading::ChunkEnd {
-                        self.framing.extend_from_slice(b"\r\n");
-                    }
                     self.state = Reading::Trailers;
                     return Poll::Ready(Ok(()));
                 }
             }
         };
         if self.chunked {
-            let end = if self.state == Reading::ChunkEnd { "\r\n" } else { "" };
-            write!(self.framing, "{end}{:x}\r\n", data.len())?;
-            self.state = Reading::ChunkEnd;
+            write!(self.framing, "{:x}\r\n", data.len())?;
+            self.tail = b"\r\n";
         }
         self.data = data;
         Poll::Ready(Ok(()))
@@ -232,7 +234,7 @@ impl Outgoing {
             let taken = taken.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             if taken.bytes > 0 {
                 if !self.data.is_empty() || taken.ends {
-                    if self.data.len() >= STINGY || taken.bytes >= offered {
+                    if self.data.len() >= STINGY || taken.bytes == offered {
                         purse.give(PAY);
                     }
                     stream.send_data(Bytes::copy_from_slice(&self.data), taken.ends).map_err(broken)?;

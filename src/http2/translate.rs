@@ -345,3 +345,6 @@ fn response(head: &ResponseHead, text: &[u8]) -> Result<Response<()>, ResponseEr
     *response.headers_mut() = map;
     Ok(response)
 }
+
+#[cfg(test)]
+mod tests;

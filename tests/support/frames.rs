@@ -136,6 +136,16 @@ impl Frames {
         }
     }
 
+    /// The same without what concerns one stream or a PING: how the connection ends.
+    pub(crate) fn fate_but_answers_and_resets(&mut self) -> Fate {
+        loop {
+            match self.fate() {
+                Fate::Answer(..) | Fate::Reset(..) | Fate::Alive => {}
+                fate => return fate,
+            }
+        }
+    }
+
     /// The same without answers.
     pub(crate) fn fate_but_answers(&mut self) -> Fate {
         loop {

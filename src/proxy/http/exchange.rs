@@ -275,9 +275,28 @@ impl<'c, C: Transport> Exchange<'c, C> {
         if refusal.status == 0 {
             return Next::Close;
         }
+        if C::HTTP2 && self.scratch.request.values(self.buf.bytes(), "content-type").any(respond::is_grpc) {
+            // Boxed: few requests are refused, and all pay for the size of the future.
+            return Box::pin(self.refuse_grpc(refusal.status)).await;
+        }
         // What a route says of responses, for how long to cache them say, is not meant for failures (as nginx).
         let page = respond::page(pages, refusal.status);
         self.respond(refusal.status, None, page, refusal.close, &NO_EDITS).await
+    }
+
+    /// Tells a client of gRPC. What is noted is the status that this stands for.
+    async fn refuse_grpc(&mut self, status: u16) -> Next {
+        let mut out = std::mem::take(&mut self.scratch.out);
+        out.clear();
+        respond::write_grpc(&mut out, status, &httpdate::fmt_http_date(SystemTime::now()));
+        self.facts.status = status;
+        let sent = self.conn.send_all(&out).await;
+        match sent {
+            Ok(()) => self.facts.sent = out.len() as u64,
+            Err(reason) => _ = self.facts.reason.get_or_insert(reason),
+        }
+        self.scratch.out = out;
+        Next::Close
     }
 
     /// Sends a response of our own.

@@ -118,6 +118,43 @@ pub(crate) fn write(out: &mut Vec<u8>, local: &Local<'_>) -> usize {
     body.len()
 }
 
+/// Appends what a client of gRPC is told instead of an error: a response that is all trailers.
+pub(crate) fn write_grpc(out: &mut Vec<u8>, status: u16, date: &str) {
+    out.extend_from_slice(b"HTTP/1.1 200 OK\r\nServer: bascule\r\nDate: ");
+    out.extend_from_slice(date.as_bytes());
+    out.extend_from_slice(b"\r\nContent-Type: application/grpc\r\nContent-Length: 0\r\nGrpc-Status: ");
+    decimal(out, grpc_status(status));
+    out.extend_from_slice(b"\r\nGrpc-Message: ");
+    decimal(out, u64::from(status));
+    for part in [" ", phrase(status), "\r\n\r\n"] {
+        out.extend_from_slice(part.as_bytes());
+    }
+}
+
+/// gRPC's own mapping (`http-grpc-status-mapping.md`).
+fn grpc_status(status: u16) -> u64 {
+    const UNKNOWN: u64 = 2;
+    const PERMISSION_DENIED: u64 = 7;
+    const UNIMPLEMENTED: u64 = 12;
+    const INTERNAL: u64 = 13;
+    const UNAVAILABLE: u64 = 14;
+    const UNAUTHENTICATED: u64 = 16;
+    match status {
+        400 => INTERNAL,
+        401 => UNAUTHENTICATED,
+        403 => PERMISSION_DENIED,
+        404 => UNIMPLEMENTED,
+        429 | 502 | 503 | 504 => UNAVAILABLE,
+        _ => UNKNOWN,
+    }
+}
+
+/// Whether a Content-Type is gRPC's: not that of gRPC-Web, whose clients want errors of HTTP.
+pub(crate) fn is_grpc(content_type: &[u8]) -> bool {
+    let rest = content_type.strip_prefix(b"application/grpc");
+    rest.is_some_and(|rest| matches!(rest.first(), None | Some(b'+' | b';' | b' ')))
+}
+
 /// The configured page of a status.
 pub(crate) fn page(pages: &[ErrorPage], status: u16) -> Option<(&[u8], &str)> {
     pages.iter().find(|p| p.status == status).map(|p| (p.body.as_bytes(), &*p.content_type))
