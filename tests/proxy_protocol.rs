@@ -5,6 +5,7 @@ mod support;
 
 mod proxy_protocol {
     mod inward;
+    mod outward;
 
     use std::net::SocketAddr;
 

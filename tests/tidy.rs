@@ -25,7 +25,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
     ("proxy_protocol", &[]),
     ("admission", &["config::value", "recency", "time"]),
     // 2
-    ("config", &["admission", "health", "route", "telemetry", "template", "tls", "vrrp"]),
+    ("config", &["admission", "health", "proxy_protocol", "route", "telemetry", "template", "tls", "vrrp"]),
     ("net", &["sys", "time"]),
     ("http2", &["http1", "net", "time"]),
     ("telemetry", &["config::model", "template"]),
@@ -56,7 +56,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("probe", &["config::model", "health", "net", "pool", "sys", "time"]),
+    ("probe", &["config::model", "health", "net", "pool", "proxy_protocol", "sys", "time"]),
     ("vrrpd", &["config::model", "net", "sys", "time", "vrrp"]),
     // 5
     (

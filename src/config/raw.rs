@@ -26,6 +26,8 @@ use super::words::{
     StrictTransport, TlsProfile, WantedRole, Workers,
 };
 
+use crate::proxy_protocol::Version;
+
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck, RawTextRegex};
 pub(super) use https::{RawHsts, RawHttps, RawRedirectHttps};
 pub(super) use limit::{RawAdmission, RawLimit};

@@ -16,6 +16,7 @@ use super::document::{Item, Table, Value};
 use super::help;
 use super::model::{Consistent, Freebind, HttpVersion, Protocol, ProxyProtocol};
 use super::raw::{RawAccessLog, RawErrorPage, RawHeaderRegex, RawOwnNode, RawRedirect, RawSecret, RawServer};
+use crate::proxy_protocol::Version;
 
 pub(super) use check::{CheckType, ExpectText, Failback, InitialState, OnRoleLoss, Primaries, Statuses, WantedRole};
 pub(super) use https::{RedirectHttps, StrictTransport};
@@ -30,6 +31,7 @@ pub(super) use vrrp::{
 choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
 choices!(ProxyProtocol { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
 choices!(HttpVersion { "1.1" => Self::Http1, "2" => Self::Http2 });
+choices!(Version { "v1" => Self::V1, "v2" => Self::V2 });
 
 choices!(Consistent {
     "none" => Self::None,

@@ -53,6 +53,7 @@ pub(super) fn config(servers: Vec<ServerSpec>) -> model::Pool {
         keepalive_time: Duration::from_secs(3600),
         queue: 0,
         queue_timeout: Duration::from_secs(5),
+        send_proxy_protocol: None,
         source_addresses: Vec::new(),
         tcp_keepalive: None,
         connect_timeout: Duration::from_secs(5),

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_tcp_quickack;
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
 
@@ -17,6 +18,7 @@ use crate::config::model::{self, HealthCheck, Probe};
 use crate::health::Role;
 use crate::net::connect::is_local;
 use crate::pool::Server;
+use crate::proxy_protocol::{Header, Version};
 use crate::sys::sockopt::set_bind_address_no_port;
 
 use super::exec::{Order, Runner};
@@ -37,6 +39,8 @@ pub struct Target {
     pub source: Option<IpAddr>,
     /// Host and port, for protocols that name them.
     pub authority: String,
+    /// What the connection begins with; `None`: nothing.
+    pub proxy_protocol: Option<Version>,
 }
 
 /// Why a probe did not go well.
@@ -84,15 +88,16 @@ impl Network {
 
 impl Target {
     /// What `check` means for a server of `pool` whose host is written `host`.
-    pub(super) fn new(check: &Arc<HealthCheck>, pool: &model::Pool, server: &Server, host: &str) -> Self {
+    pub(super) fn new(check: &Arc<HealthCheck>, config: &model::Pool, server: &Server, host: &str) -> Self {
         let address = check.target_of(server.address);
-        let source = pool.source_addresses.iter().find(|source| source.is_ipv4() == address.is_ipv4());
+        let source = config.source_addresses.iter().find(|source| source.is_ipv4() == address.is_ipv4());
         let authority = match address.port() {
             80 => host.to_owned(),
             port => format!("{host}:{port}"),
         };
         let (pool, server) = (server.pool.clone(), server.name.clone());
-        Self { pool, server, check: check.clone(), address, source: source.copied(), authority }
+        let proxy_protocol = config.send_proxy_protocol;
+        Self { pool, server, check: check.clone(), address, source: source.copied(), authority, proxy_protocol }
     }
 
     /// After which a probe has failed; `None`: whoever runs it says so.
@@ -148,15 +153,21 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
             bound => bound.map_err(Failure::Local)?,
         }
     }
-    if speaks_first(&target.check.probe) {
+    if speaks_first(&target.check.probe) || target.proxy_protocol.is_some() {
         // The acknowledgement that ends the handshake goes with the request, or, as HAProxy does it, not at all where the
         // server's has shown that it listens.
         let _ = set_tcp_quickack(&socket, false);
     }
     let failure = |e: io::Error| if is_local(&e) { Failure::Local(e) } else { Failure::Connect(e) };
-    let stream = socket.connect(target.address).await.map_err(failure)?;
+    let mut stream = socket.connect(target.address).await.map_err(failure)?;
     // Closed by a reset, as HAProxy does: a thousand probes a second would leave 60,000 sockets in TIME_WAIT.
     let _ = stream.set_zero_linger();
+    if let Some(version) = target.proxy_protocol {
+        // Without addresses: the check speaks for itself.
+        let mut header = Vec::new();
+        version.write(&Header::default(), &mut header);
+        stream.write_all(&header).await.map_err(Failure::Connect)?;
+    }
     Ok(stream)
 }
 

@@ -400,6 +400,24 @@ async fn an_http_probe_sends_what_the_file_says() {
 }
 
 #[tokio::test]
+async fn a_probe_of_a_server_that_expects_a_header_says_that_it_speaks_for_itself() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    for (version, header) in [("v1", &b"PROXY UNKNOWN\r\n"[..]), ("v2", b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0")] {
+        let server = async {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut came = vec![0; header.len() + 4];
+            stream.read_exact(&mut came).await.unwrap();
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            came
+        };
+        let keys = format!("send_proxy_protocol = \"{version}\"");
+        let (result, came) = tokio::join!(probe_from(address, &keys, "type = \"http\""), server);
+        assert_eq!((result, came), (Ok(()), [header, b"GET "].concat()), "{version}");
+    }
+}
+
+#[tokio::test]
 async fn what_is_not_a_response_is_a_failure() {
     let endless: &'static str = Box::leak(format!("HTTP/1.1 200 OK\r\nA: {}", "a".repeat(1 << 20)).into_boxed_str());
     for response in ["", "SSH-2.0-x\r\n", "HTTP/1.1 200 OK\r\n", "HTTP/1.1 2000 OK\r\n\r\n", endless] {

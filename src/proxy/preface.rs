@@ -1,29 +1,34 @@
-//! What stands before the client's own bytes: the header of the PROXY protocol that a proxy in front sends. A TLS handshake
-//! comes behind it (handshake.rs).
+//! What stands before the client's own bytes: the header of the PROXY protocol that a proxy in front sends; and that which
+//! servers are sent. A TLS handshake comes behind it (handshake.rs).
 //!
-//! Only connections of listeners with `proxy_protocol` come here, before anything else is done with them. What is read behind
-//! the header is kept for whoever goes on.
+//! Only connections of listeners with `proxy_protocol` are read here, before anything else is done with them. What is read
+//! behind the header is kept for whoever goes on.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
+use std::io::IoSlice;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
+use rustix::net::getsockname;
+
 use crate::admission::AccessList;
 use crate::config::model;
-use crate::net::Transport;
 use crate::net::buffer::{Buffer, SMALL};
+use crate::net::connect::ConnectError;
 use crate::net::wheel::Timer;
+use crate::net::{Sock, Transport};
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::write_ip;
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::worker::Worker;
-use crate::proxy_protocol::{Header, Parse, parse};
+use crate::proxy_protocol::{Addresses, Header, Parse, Version, parse};
 use crate::telemetry::reason::Reason;
 use crate::template::Var;
+use crate::time::Millis;
 use crate::tls::Agreed;
 
 /// What connections of a listener begin with.
@@ -71,6 +76,50 @@ impl Preface {
             _ => {}
         }
     }
+}
+
+/// Our end of a client's connection: the listener's address unless that is the unspecified one.
+pub(crate) fn local_address<T: Transport>(io: &T, listener: &ListenerCtx) -> SocketAddr {
+    let bound = listener.address;
+    let asked = || getsockname(io.socket()?).ok().and_then(|address| SocketAddr::try_from(address).ok());
+    if bound.ip().is_unspecified() { asked().unwrap_or(bound) } else { bound }
+}
+
+/// The header that tells a server of a client's connection, as it is sent.
+pub(crate) fn header_for<T: Transport>(
+    version: Version,
+    source: SocketAddr,
+    io: &T,
+    listener: &ListenerCtx,
+    preface: Option<&Preface>,
+) -> Vec<u8> {
+    let came = preface.map(|preface| &preface.header);
+    let destination = came.and_then(|came| came.addresses).map(|addresses| addresses.destination);
+    let destination = destination.unwrap_or_else(|| local_address(io, listener));
+    let tlvs = came.map(|came| came.tlvs.clone()).unwrap_or_default();
+    let mut bytes = Vec::new();
+    version.write(&Header { addresses: Some(Addresses { source, destination }), tlvs }, &mut bytes);
+    bytes
+}
+
+/// Sends the header on a connection to a server that was just made, until `deadline`, which is set on `timer`.
+///
+/// # Errors
+/// As of the connection: nothing that the server should do has reached it.
+pub(crate) async fn send(server: &Sock, header: &[u8], timer: &Timer, deadline: Millis) -> Result<(), ConnectError> {
+    timer.set(deadline);
+    let mut rest = header;
+    poll_fn(|cx| {
+        while !rest.is_empty() {
+            match server.poll_send(cx, &[IoSlice::new(rest)]) {
+                Poll::Ready(Ok(n)) => rest = rest.get(n..).unwrap_or_default(),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(ConnectError::Failed(error))),
+                Poll::Pending => return timer.poll_expired(cx).map(|()| Err(ConnectError::TimedOut)),
+            }
+        }
+        Poll::Ready(Ok(()))
+    })
+    .await
 }
 
 /// Why nothing more is done with a connection.
@@ -185,8 +234,12 @@ pub(super) async fn read_until<T: Transport, R>(
                 Poll::Ready(_) => return Poll::Ready(Err(End::Over)),
                 Poll::Pending if timer.poll_expired(cx).is_ready() => return Poll::Ready(Err(End::TimedOut)),
                 Poll::Pending if listener.has_ended(worker.now()) => return Poll::Ready(Err(End::Over)),
-                // Who has begun to speak is served.
-                Poll::Pending if bytes.is_empty() && worker.draining() => return Poll::Ready(Err(End::Over)),
+                // Who has begun to speak is served, also when epoll has not told of it yet.
+                Poll::Pending
+                    if bytes.is_empty() && worker.draining() && !io.plain().is_some_and(Sock::is_stale_now) =>
+                {
+                    return Poll::Ready(Err(End::Over));
+                }
                 Poll::Pending => return Poll::Pending,
             }
         }

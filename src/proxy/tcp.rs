@@ -75,7 +75,13 @@ impl<C: Transport> Conn<C> {
             None => Ok(Duration::ZERO),
         };
         let reached = match (passed, admitted) {
-            (Ok(_), Ok((_, pass))) => reach(worker, &timer, pool, local, wanted, pass, &mut session).await,
+            (Ok(_), Ok((_, pass))) => {
+                let header = pool
+                    .config
+                    .send_proxy_protocol
+                    .map(|version| preface::header_for(version, self.peer, client, listener, self.preface.as_deref()));
+                reach(worker, &timer, pool, local, wanted, pass, header.as_deref(), &mut session).await
+            }
             (Ok(_), Err(_)) => Err(Reason::CircuitOpen),
             (Err(reason), _) => Err(reason),
         };
@@ -133,7 +139,8 @@ impl<C: Transport> Drop for Conn<C> {
     }
 }
 
-/// A connection to a server of the pool, on as many servers as the pool's `retries` allow.
+/// A connection to a server of the pool, on as many servers as the pool's `retries` allow; `header` is sent on it.
+#[expect(clippy::too_many_arguments, reason = "where it may go, and what is known of it")]
 async fn reach(
     worker: &Worker,
     timer: &Timer,
@@ -141,6 +148,7 @@ async fn reach(
     local: &PoolLocal,
     wanted: Option<Wanted>,
     mut pass: Option<Pass>,
+    header: Option<&[u8]>,
     session: &mut Session,
 ) -> Result<(Link, Lease, Option<u32>), Reason> {
     let config = &pool.config;
@@ -189,7 +197,11 @@ async fn reach(
         // The session has just begun, unless it waited or has been elsewhere.
         let first = attempt == 0 && session.queued().is_none();
         let began = if first { session.start() } else { clock::now_micros() };
-        let connected = connect(&target, timer, clock::now().after(config.connect_timeout)).await;
+        let deadline = clock::now().after(config.connect_timeout);
+        let connected = match (connect(&target, timer, deadline).await, header) {
+            (Ok(sock), Some(header)) => Box::pin(preface::send(&sock, header, timer, deadline)).await.map(|()| sock),
+            (connected, _) => connected,
+        };
         drop(pending);
         match connected {
             Ok(sock) => {

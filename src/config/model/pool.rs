@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use crate::health::breaker::Limits;
 use crate::health::roles::Policy;
+use crate::proxy_protocol::Version;
 use crate::template::Template;
 
 use super::{HealthCheck, Retry, Sticky};
@@ -41,6 +42,8 @@ pub struct Pool {
     pub source_addresses: Vec<IpAddr>,
     /// SO_KEEPALIVE idle time on server sockets; `None`: off.
     pub tcp_keepalive: Option<Duration>,
+    /// What connections to servers begin with; `None`: nothing. With it `keepalive` is 0.
+    pub send_proxy_protocol: Option<Version>,
     /// Connect and retry rules for TCP listeners (HTTP routes carry their own in `Policy`).
     pub connect_timeout: Duration,
     /// As above.
@@ -64,7 +67,7 @@ pub struct Pool {
 impl Pool {
     /// Whether a connection to a server that was made for `other` does for this one.
     pub fn connects_as(&self, other: &Self) -> bool {
-        self.http_version == other.http_version
+        self.http_version == other.http_version && self.send_proxy_protocol == other.send_proxy_protocol
     }
 }
 

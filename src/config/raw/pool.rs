@@ -59,6 +59,10 @@ table! {
         source_addresses: List<IpAddr> = [],
         /// Silence after which the kernel probes whether the server is there; for TCP sessions and tunnels.
         tcp_keepalive: OrOff<Period> = "60s",
+        /// Connections to servers begin with a header of the PROXY protocol that names the client: "v1", text, or "v2". TLVs
+        /// that the client's own header had go along with "v2". The servers must expect it. Requests do not share
+        /// connections then: each opens one, whatever `keepalive` says. Health checks say that they speak for themselves.
+        send_proxy_protocol: OrOff<Version> = "off",
         /// Bound on retries under way.
         retry_budget: RawRetryBudget = {},
         /// Probes of every server; one that fails them gets nothing. "off": none, where `[defaults.pool]` has some.

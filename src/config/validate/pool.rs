@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{Context, check, check_name, is_label, settings, sick, sticky};
 use crate::config::decode::{At, Field, List};
-use crate::config::model::{Algorithm, Pool, RetryBudget, ServerAddress, ServerSpec};
+use crate::config::model::{Algorithm, HttpVersion, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
 use crate::config::words::{AlgorithmName, CheckType, Failback, Primaries, Server, ServerText};
 use crate::health::roles::Policy;
@@ -24,6 +24,11 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
     let servers = servers.map(|written| servers_of(raw, written, cx));
     sick::slow_start(raw, cx);
     warn_of_handshakes(raw, cx);
+    if raw.send_proxy_protocol.0.is_some() && *raw.http_version == HttpVersion::Http2 {
+        cx.problems
+            .error(raw.send_proxy_protocol.key, "`send_proxy_protocol` does not go with http_version = \"2\"")
+            .help("a header names one client, and requests of several share a connection of HTTP/2");
+    }
     let levels = [&raw.settings];
     // Settings of a pool that no route takes are looked at too.
     settings::policy(&levels, None, cx);
@@ -38,7 +43,8 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         ejection: sick::ejection(raw, cx),
         circuit_breaker: sick::circuit_breaker(raw, cx),
         http_version: *raw.http_version,
-        keepalive: raw.keepalive.0 as usize,
+        // A connection is that of the client it was opened for.
+        keepalive: if raw.send_proxy_protocol.0.is_some() { 0 } else { raw.keepalive.0 as usize },
         keepalive_timeout: raw.keepalive_timeout.get(),
         keepalive_requests: raw.keepalive_requests.0,
         keepalive_time: raw.keepalive_time.get(),
@@ -46,6 +52,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         queue_timeout: raw.queue_timeout.get(),
         source_addresses: raw.source_addresses.iter().map(|address| **address).collect(),
         tcp_keepalive: raw.tcp_keepalive.0.map(|period| period.get()),
+        send_proxy_protocol: raw.send_proxy_protocol.0,
         connect_timeout: raw.settings.connect_timeout.get(),
         retry: settings::retry(&levels),
         retry_budget: RetryBudget { percent: raw.retry_budget.percent.0, min: raw.retry_budget.min.0 },

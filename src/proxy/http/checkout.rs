@@ -15,6 +15,7 @@ use crate::proxy::http::failure::{Failure, connect_failure};
 use crate::proxy::idle::ServerConn;
 use crate::proxy::link::Link;
 use crate::proxy::link::shared::Shared;
+use crate::proxy::preface;
 use crate::proxy::worker::PoolLocal;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
@@ -102,6 +103,11 @@ async fn new_link<C: Transport>(
     };
     let since = ex.facts.since();
     let sock = connect(&target, &ex.conn.timer, deadline).await.map_err(connect_failure)?;
+    if let Some(version) = pool.config.send_proxy_protocol {
+        let conn = ex.conn;
+        let header = preface::header_for(version, conn.peer, &conn.io, &conn.listener, conn.preface.as_deref());
+        Box::pin(preface::send(&sock, &header, &conn.timer, deadline)).await.map_err(connect_failure)?;
+    }
     if let Some(t) = ex.scratch.tries.last_mut() {
         t.connect = Some(clock::now_micros().saturating_sub(since));
     }

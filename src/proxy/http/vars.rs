@@ -1,17 +1,17 @@
 //! The variables of an exchange: for templates of headers, redirects and hash keys, and for the access log.
 
 use std::io::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::time::SystemTime;
 
 use data_encoding::BASE64;
-use rustix::net::getsockname;
 
 use crate::http1::{FieldName, Version};
 use crate::net::{Transport, clock};
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::scratch::Try;
+use crate::proxy::preface::local_address;
 use crate::proxy::secured;
 use crate::route::{MAX_HOST, normalise_host};
 use crate::template::{Var, Variables};
@@ -50,7 +50,7 @@ impl<C: Transport> Vars<'_, '_, C> {
                 }
             }
             Var::RemoteUser => self.basic_user(out),
-            Var::ServerAddr => write_ip(out, self.local_address().ip().to_canonical()),
+            Var::ServerAddr => write_ip(out, local_address(&conn.io, &conn.listener).ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(conn.listener.address.port())),
             Var::Scheme => out.extend_from_slice(conn.scheme().as_bytes()),
             Var::Https
@@ -191,14 +191,6 @@ impl<C: Transport> Vars<'_, '_, C> {
             }
             write(t, out);
         }
-    }
-
-    /// Our end of the connection: the listener's address unless that is the unspecified one.
-    fn local_address(&self) -> SocketAddr {
-        let conn = self.exchange.conn;
-        let bound = conn.listener.address;
-        let asked = || getsockname(conn.io.socket()?).ok().and_then(|a| SocketAddr::try_from(a).ok());
-        if bound.ip().is_unspecified() { asked().unwrap_or(bound) } else { bound }
     }
 
     /// The user of `Authorization: Basic` (RFC 7617).
