@@ -12,7 +12,8 @@ table! {
         /// "intermediate": TLS 1.2 and 1.3; "modern": TLS 1.3 only. Both as Mozilla has them: forward secrecy and
         /// authenticated encryption always.
         profile: TlsProfile = "intermediate",
-        /// What may be spoken inside, the best first. Default: for http ["http/1.1"], for tcp []: ALPN is not spoken.
+        /// What may be spoken inside, the best first. Default: for http ["h2", "http/1.1"], with http2 = false
+        /// ["http/1.1"]; for tcp []: ALPN is not spoken.
         alpn: List<String>,
         /// Clients can resume a session.
         session_tickets: bool = true,

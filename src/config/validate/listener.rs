@@ -44,6 +44,8 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         }
     };
     let top = cx.top_log();
+    let http = http(raw, cx);
+    let tls = tls::listener(raw, protocol, http.http2.is_on, cx);
     Some(Listener {
         name: name.into(),
         bind: bind?.iter().map(|address| **address).collect(),
@@ -58,9 +60,9 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         access_log: cx.log_within(&raw.access_log, &top),
         admission: admission::of_listener(&raw.admission, protocol, cx),
         proxy_header: proxy_header(raw, cx),
-        http: http(raw, cx),
+        http,
         tcp,
-        tls: tls::listener(raw, protocol, cx),
+        tls,
     })
 }
 
@@ -103,13 +105,13 @@ fn http(listener: &RawListener, cx: &mut Context<'_>) -> HttpListener {
         max_uri_size: to_usize(uri.0),
         underscores_in_headers: *raw.underscores_in_headers,
         trusted_proxies: listener.trusted_proxies.iter().map(|block| **block).collect(),
-        http2: http2(raw, cx),
+        http2: http2(raw, listener.tls.0.is_some(), cx),
         https: https::https(&listener.https, cx),
         acme_challenge_dir: raw.acme_challenge_dir.get().and_then(|path| https::challenge_dir(path, cx)),
     }
 }
 
-fn http2(raw: &RawHttpListener, cx: &mut Context<'_>) -> Http2 {
+fn http2(raw: &RawHttpListener, tls: bool, cx: &mut Context<'_>) -> Http2 {
     let (stream, connection) = (&raw.http2_stream_window, &raw.http2_connection_window);
     if stream.0 > connection.0 {
         let place = if stream.given { stream.place } else { connection.place };
@@ -123,7 +125,7 @@ fn http2(raw: &RawHttpListener, cx: &mut Context<'_>) -> Http2 {
     let to_u32 = |n: u64| u32::try_from(n).unwrap_or(u32::MAX);
     Http2 {
         // Without TLS nobody has agreed to it: what is meant for a server of HTTP/1.1 behind us might be taken for it.
-        is_on: raw.http2.get().is_some_and(|on| **on),
+        is_on: raw.http2.get().map_or(tls, |on| **on),
         max_concurrent_streams: raw.http2_max_concurrent_streams.0,
         stream_window: to_u32(stream.0),
         connection_window: to_u32(connection.0),

@@ -12,12 +12,12 @@ use crate::config::words;
 use crate::tls::{self, Certificate, ClientAuth, ClientAuthMode, TicketKey};
 
 /// What can be spoken inside TLS on a listener for http, the best first.
-const HTTP_ALPN: &[&str] = &["http/1.1"];
+const HTTP_ALPN: &[&str] = &["h2", "http/1.1"];
 
 /// The longest name of a protocol (RFC 7301 section 3.1).
 const LONGEST_ALPN: usize = 255;
 
-pub(super) fn listener(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) -> Option<Tls> {
+pub(super) fn listener(raw: &RawListener, protocol: Protocol, http2: bool, cx: &mut Context<'_>) -> Option<Tls> {
     let place = raw.tls.place;
     let raw = raw.tls.0.as_ref()?;
     let certificates = certificates(&raw.certificates, cx);
@@ -27,7 +27,7 @@ pub(super) fn listener(raw: &RawListener, protocol: Protocol, cx: &mut Context<'
     Some(Tls {
         certificates,
         profile: raw.profile.0,
-        alpn: alpn(raw, protocol, cx),
+        alpn: alpn(raw, protocol, http2, cx),
         session_tickets: *raw.session_tickets,
         ticket_keys: ticket_keys(raw, cx),
         handshake_timeout: raw.handshake_timeout.get(),
@@ -35,10 +35,10 @@ pub(super) fn listener(raw: &RawListener, protocol: Protocol, cx: &mut Context<'
     })
 }
 
-fn alpn(raw: &RawTls, protocol: Protocol, cx: &mut Context<'_>) -> Arc<[Box<str>]> {
+fn alpn(raw: &RawTls, protocol: Protocol, http2: bool, cx: &mut Context<'_>) -> Arc<[Box<str>]> {
     let Some(names) = raw.alpn.get() else {
         return match protocol {
-            Protocol::Http => HTTP_ALPN.iter().map(|name| (*name).into()).collect(),
+            Protocol::Http => HTTP_ALPN[usize::from(!http2)..].iter().map(|name| (*name).into()).collect(),
             Protocol::Tcp => Arc::default(),
         };
     };
@@ -46,6 +46,8 @@ fn alpn(raw: &RawTls, protocol: Protocol, cx: &mut Context<'_>) -> Arc<[Box<str>
         if protocol == Protocol::Http && !HTTP_ALPN.contains(&name.as_str()) {
             let known = HTTP_ALPN.join("\" or \"");
             cx.problems.error(name.place, "this is not spoken here").help(format!("\"{known}\""));
+        } else if protocol == Protocol::Http && name.as_str() == "h2" && !http2 {
+            cx.problems.error(name.place, "the listener has http2 = false").help("leave one of the two out");
         } else if name.is_empty() || name.len() > LONGEST_ALPN {
             cx.problems.error(name.place, format!("not the name of a protocol: 1 to {LONGEST_ALPN} bytes"));
         }

@@ -170,6 +170,9 @@ impl<C: Transport> Conn<C> {
     /// Serves requests until one side has had enough.
     pub(crate) async fn serve(&self) {
         let mut rest: Option<Buffer> = self.preface.as_ref().and_then(|preface| preface.take_rest());
+        if self.agreed().is_some_and(|agreed| agreed.alpn.as_deref() == Some(b"h2")) {
+            return Box::pin(self.serve_http2(rest)).await;
+        }
         let mut requests = 0;
         loop {
             // The exchange's state is large and lives in a box, which goes before the connection is idle again.
