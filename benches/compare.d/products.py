@@ -15,6 +15,8 @@ class Setting:
     folder: pathlib.Path
     http: int
     tcp: int
+    https: int
+    pem: pathlib.Path
     origin: int
     log: bool
     bascule: pathlib.Path
@@ -53,6 +55,9 @@ http {{
   }}
   server {{
     listen 127.0.0.1:{setting.http} backlog=4096;
+    listen 127.0.0.1:{setting.https} ssl http2 backlog=4096;
+    ssl_certificate {setting.pem};
+    ssl_certificate_key {setting.pem};
     location / {{
       proxy_pass http://origin;
       proxy_http_version 1.1;
@@ -90,6 +95,7 @@ frontend web
   mode http
   {http_log}
   bind 127.0.0.1:{setting.http} backlog 4096
+  bind 127.0.0.1:{setting.https} backlog 4096 ssl crt {setting.pem} alpn h2,http/1.1
   default_backend origin
 backend origin
   mode http
@@ -131,6 +137,12 @@ keepalive_requests = 1000000000
 {"" if routes else 'pool = "origin"'}
 
 {routes}
+[listener.secure]
+bind = ["127.0.0.1:{setting.https}"]
+keepalive_requests = 1000000000
+pool = "origin"
+tls = {{ certificates = ["{setting.pem}"] }}
+
 [listener.tcp]
 bind = ["127.0.0.1:{setting.tcp}"]
 protocol = "tcp"
