@@ -94,7 +94,7 @@ impl<C: Transport> Vars<'_, '_, C> {
             Var::IsArgs if head.query.is_some_and(|q| !q.is_empty()) => out.push(b'?'),
             Var::IsArgs => {}
             Var::ServerProtocol if C::HTTP2 => out.extend_from_slice(b"HTTP/2.0"),
-            Var::Http2 if C::HTTP2 => out.extend_from_slice(b"h2c"),
+            Var::Http2 if C::HTTP2 => out.extend_from_slice(if conn.is_tls() { b"h2" } else { b"h2c" }),
             Var::Http2 => {}
             Var::ServerProtocol if head.method_span.is_empty() => {}
             Var::ServerProtocol => out.extend_from_slice(match head.version {
