@@ -4,6 +4,7 @@
 mod support;
 
 mod http2 {
+    mod clients;
     mod conformance;
     mod exchanges;
     mod floods;
