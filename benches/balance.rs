@@ -79,6 +79,7 @@ fn checks() -> Arc<HealthCheck> {
         initial: None,
         port: None,
         address: None,
+        tls: false,
     })
 }
 
@@ -100,6 +101,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         servers: (0..servers).map(spec).collect(),
         fail_open: true,
         http_version: HttpVersion::Http1,
+        tls: None,
         keepalive: 32,
         keepalive_timeout: Duration::from_secs(4),
         keepalive_requests: 1000,

@@ -21,6 +21,7 @@ mod http {
     mod sick;
     mod split;
     mod sticky;
+    mod tls_servers;
     mod upgrade;
 
     use crate::support::origin::Origin;

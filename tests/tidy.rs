@@ -56,7 +56,7 @@ const MAY_IMPORT: &[(&str, &[&str])] = &[
             "tls",
         ],
     ),
-    ("probe", &["config::model", "health", "net", "pool", "proxy_protocol", "sys", "time"]),
+    ("probe", &["config::model", "health", "net", "pool", "proxy_protocol", "sys", "time", "tls"]),
     ("vrrpd", &["config::model", "net", "sys", "time", "vrrp"]),
     // 5
     (

@@ -314,7 +314,10 @@ pub(super) fn errors(answer: &Value) -> String {
 
 fn describe_try(of: &Value) -> String {
     let outcome = match (of["reason"].as_str(), &of["status"]) {
-        (Some(reason), _) => reason.to_owned(),
+        (Some(reason), _) => match of["detail"].as_str() {
+            Some(detail) => format!("{reason} ({detail})"),
+            None => reason.to_owned(),
+        },
         (None, status) if *status == 0 => "reached".to_owned(),
         (None, status) => status.to_string(),
     };

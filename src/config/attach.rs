@@ -14,7 +14,15 @@ use super::resolve;
 const MAX_FILE: u64 = 16 << 20;
 
 /// Keys of `tls` whose values are paths, or lists of them.
-const PATHS: &[&str] = &["client_ca", "client_crl", "ticket_key_file"];
+const PATHS: &[&str] = &["ca", "client_ca", "client_crl", "client_key", "crl", "ticket_key_file"];
+
+/// Where systems keep the certificates of the authorities they trust, all in one file: Debian, Red Hat, SUSE, Alpine.
+const SYSTEM_STORES: &[&str] = &[
+    "/etc/ssl/certs/ca-certificates.crt",
+    "/etc/pki/ca-trust/extracted/pem/tls-ca-bundle.pem",
+    "/etc/ssl/ca-bundle.pem",
+    "/etc/ssl/cert.pem",
+];
 
 /// Endings of the files of a folder that have certificates.
 const CERTIFICATES: &[&str] = &["pem", "crt", "cer"];
@@ -30,12 +38,32 @@ pub(super) fn attach(table: &mut Table, folder: &Path) -> Attachments {
         for (key, item) in tls {
             if PATHS.contains(&key.as_str()) {
                 each(item, &mut |item| drop(one(item, folder, &mut found)));
-            } else if key == "certificates" {
+            } else if matches!(key.as_str(), "certificates" | "client_certificate") {
                 each(item, &mut |item| certificate(item, folder, &mut found));
             }
         }
     });
+    if trusts_the_system(table)
+        && let Some(store) = SYSTEM_STORES.iter().find(|path| Path::new(path).exists())
+    {
+        found.insert((*store).to_owned(), read(Path::new(store)));
+    }
     found
+}
+
+/// The authorities that this system trusts, if [`attach`] has found them and somebody needs them.
+pub(super) fn system_store(attachments: &Attachments) -> Option<&[u8]> {
+    SYSTEM_STORES.iter().find_map(|path| attachments.bytes(path))
+}
+
+/// Whether there is a pool whose servers are verified, by authorities that are not named.
+fn trusts_the_system(table: &Table) -> bool {
+    let pools = table.get("pool").and_then(Item::as_table).into_iter().flat_map(Table::values);
+    let mut of_pools = pools.filter_map(|pool| pool.as_table()?.get("tls")?.as_table());
+    of_pools.any(|tls| {
+        let unverified = tls.get("verify").is_some_and(|verify| matches!(verify.value, Value::Boolean(false)));
+        !unverified && !tls.contains_key("ca")
+    })
 }
 
 /// Calls `f` with the value, or with each of the list.

@@ -38,7 +38,7 @@ pub use route::{
     Route, Share, Site, ValueMatch,
 };
 pub use sticky::{Sticky, StickyCookie, StickyKey, StickyTable};
-pub use tls::{SiteTls, Tls};
+pub use tls::{PoolTls, SiteTls, Tls};
 pub use vrrp::{
     Announce, Arbiter, Command, Preempt, TrackedFile, TrackedInterface, TrackedPools, TrackedScript, VirtualAddress,
     VirtualRouter, Weight,

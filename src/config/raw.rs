@@ -36,7 +36,7 @@ pub(super) use route::{
     RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawShare, RawSite,
 };
 pub(super) use sticky::{RawSticky, RawStickyCookie, RawStickyLearned};
-pub(super) use tls::{RawCertificate, RawClientAuth, RawSiteTls, RawTls};
+pub(super) use tls::{RawCertificate, RawClientAuth, RawPoolTls, RawSiteTls, RawTls};
 pub(super) use vrrp::{RawAnnounce, RawTrackInterface, RawVirtualAddress, RawVrrp};
 
 const KIB: u64 = 1024;

@@ -348,6 +348,12 @@ impl Pool {
         all.filter(|(member, _)| member.checked).map(|(member, node)| (&member.server, &node.host))
     }
 
+    /// The host of one of its servers as written, an IPv6 address in brackets.
+    pub fn host_of(&self, server: &Server) -> Option<&str> {
+        let mut all = self.tiers.iter().flat_map(|tier| tier.members.iter().zip(&tier.nodes));
+        all.find(|(member, _)| member.server.id == server.id).map(|(_, node)| &*node.host)
+    }
+
     /// Whether picks from `other` go on from where picks from this pool are: the same servers with the same weights, and the
     /// same algorithm.
     pub fn picks_as(&self, other: &Self) -> bool {

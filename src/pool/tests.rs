@@ -47,6 +47,7 @@ pub(super) fn config(servers: Vec<ServerSpec>) -> model::Pool {
         servers,
         fail_open: true,
         http_version: model::HttpVersion::Http1,
+        tls: None,
         keepalive: 32,
         keepalive_timeout: Duration::from_secs(4),
         keepalive_requests: 1000,

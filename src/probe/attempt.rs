@@ -10,9 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::net::sockopt::set_tcp_quickack;
-use tokio::io::AsyncWriteExt;
+use rustls::pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use tokio::sync::mpsc;
+use tokio_rustls::TlsConnector;
 
 use crate::config::model::{self, HealthCheck, Probe};
 use crate::health::Role;
@@ -20,6 +22,7 @@ use crate::net::connect::is_local;
 use crate::pool::Server;
 use crate::proxy_protocol::{Header, Version};
 use crate::sys::sockopt::set_bind_address_no_port;
+use crate::tls::Connector;
 
 use super::exec::{Order, Runner};
 use super::{grpc, http, mysql, postgres, redis, tcp};
@@ -41,6 +44,8 @@ pub struct Target {
     pub authority: String,
     /// What the connection begins with; `None`: nothing.
     pub proxy_protocol: Option<Version>,
+    /// What TLS is spoken, and with whom.
+    pub tls: Option<(Connector, ServerName<'static>)>,
 }
 
 /// Why a probe did not go well.
@@ -50,6 +55,8 @@ pub enum Failure {
     Local(io::Error),
     /// No connection.
     Connect(io::Error),
+    /// No TLS over it.
+    Tls(io::Error),
     /// No result in time.
     TimedOut(Duration),
     /// The connection ended, or what came is not HTTP or too long, before there was a status.
@@ -91,13 +98,16 @@ impl Target {
     pub(super) fn new(check: &Arc<HealthCheck>, config: &model::Pool, server: &Server, host: &str) -> Self {
         let address = check.target_of(server.address);
         let source = config.source_addresses.iter().find(|source| source.is_ipv4() == address.is_ipv4());
+        let tls = config.tls.as_ref().filter(|_| check.tls);
+        let tls = tls.and_then(|tls| Some((tls.connector.speaking(protocols(&check.probe)), tls.name_of(host)?)));
+        let usual = if tls.is_some() { 443 } else { 80 };
         let authority = match address.port() {
-            80 => host.to_owned(),
+            port if port == usual => host.to_owned(),
             port => format!("{host}:{port}"),
         };
         let (pool, server) = (server.pool.clone(), server.name.clone());
         let proxy_protocol = config.send_proxy_protocol;
-        Self { pool, server, check: check.clone(), address, source: source.copied(), authority, proxy_protocol }
+        Self { pool, server, check: check.clone(), address, source: source.copied(), authority, proxy_protocol, tls }
     }
 
     /// After which a probe has failed; `None`: whoever runs it says so.
@@ -124,13 +134,16 @@ impl Failure {
 impl Attempt for Network {
     async fn attempt(&self, target: &Target) -> Result<Option<Role>, Failure> {
         let role = match &target.check.probe {
-            Probe::Tcp(probe) => return tcp::ask(connect(target).await?, probe).await.map(|()| None),
-            Probe::Http(probe) => {
-                return http::ask(connect(target).await?, probe, &target.authority).await.map(|()| None);
-            }
-            Probe::Grpc(probe) => {
+            Probe::Tcp(_) | Probe::Http(_) | Probe::Grpc(_) => {
                 let stream = connect(target).await?;
-                return grpc::ask(stream, probe, &target.authority, target.check.timeout).await.map(|()| None);
+                let asked = match &target.tls {
+                    None => ask(stream, target).await,
+                    Some((ours, name)) => {
+                        let connector = TlsConnector::from(Arc::clone(&ours.config));
+                        ask(connector.connect(name.clone(), stream).await.map_err(Failure::Tls)?, target).await
+                    }
+                };
+                return asked.map(|()| None);
             }
             Probe::Exec(_) => return self.0.run(target).await.map(|()| None),
             Probe::Mysql(probe) => mysql::ask(connect(target).await?, probe).await,
@@ -138,6 +151,28 @@ impl Attempt for Network {
             Probe::Redis(probe) => redis::ask(connect(target).await?, probe).await,
         };
         role.map(Some)
+    }
+}
+
+/// Asks over a connection what probes ask that may be made over TLS; the others have their own way.
+async fn ask(stream: impl AsyncRead + AsyncWrite + Unpin + Send, target: &Target) -> Result<(), Failure> {
+    match &target.check.probe {
+        Probe::Tcp(probe) => tcp::ask(stream, probe).await,
+        Probe::Http(probe) => http::ask(stream, probe, &target.authority).await,
+        Probe::Grpc(probe) => {
+            let scheme = if target.tls.is_some() { "https" } else { "http" };
+            grpc::ask(stream, probe, (scheme, &target.authority), target.check.timeout).await
+        }
+        Probe::Exec(_) | Probe::Mysql(_) | Probe::Postgres(_) | Probe::Redis(_) => Ok(()),
+    }
+}
+
+/// What is asked for by ALPN.
+fn protocols(probe: &Probe) -> &'static [&'static str] {
+    match probe {
+        Probe::Grpc(_) => &["h2"],
+        Probe::Http(_) => &["http/1.1"],
+        Probe::Tcp(_) | Probe::Exec(_) | Probe::Mysql(_) | Probe::Postgres(_) | Probe::Redis(_) => &[],
     }
 }
 
@@ -153,7 +188,7 @@ async fn connect(target: &Target) -> Result<TcpStream, Failure> {
             bound => bound.map_err(Failure::Local)?,
         }
     }
-    if speaks_first(&target.check.probe) || target.proxy_protocol.is_some() {
+    if speaks_first(&target.check.probe) || target.proxy_protocol.is_some() || target.tls.is_some() {
         // The acknowledgement that ends the handshake goes with the request, or, as HAProxy does it, not at all where the
         // server's has shown that it listens.
         let _ = set_tcp_quickack(&socket, false);
@@ -212,6 +247,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Local(e) => write!(f, "this box cannot probe: {e}"),
             Self::Connect(e) => write!(f, "no connection: {e}"),
+            Self::Tls(e) => write!(f, "no TLS: {e}"),
             Self::TimedOut(after) => write!(f, "no answer within {after:?}"),
             Self::Response(e) => write!(f, "no response: {}", in_full(e)),
             Self::Status(status) => write!(f, "status {status}"),

@@ -1,6 +1,6 @@
 //! A server of gRPC: answers `grpc.health.v1.Health/Check`.
 //!
-//! Over HTTP/2 in clear text, as gRPC has it without TLS (prior knowledge). Of the two messages one has a text and the other
+//! Over HTTP/2: in clear text, as gRPC has it without TLS (prior knowledge), or over the pool's TLS. Of the two messages one has a text and the other
 //! a number, so that both are coded here rather than by a compiler of protobuf and its build step.
 
 use std::time::Duration;
@@ -47,23 +47,23 @@ enum Says {
 pub(super) async fn ask(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     probe: &GrpcProbe,
-    authority: &str,
+    (scheme, authority): (&str, &str),
     limit: Duration,
 ) -> Result<(), Failure> {
     let mut builder = Builder::new();
     builder.enable_push(false).max_header_list_size(MAX_HEAD).max_concurrent_reset_streams(0);
     let (sender, connection) = builder.handshake(Bounded::new(stream)).await.map_err(broken)?;
-    beside(connection, judge(sender, probe, authority, limit)).await
+    beside(connection, judge(sender, probe, &format!("{scheme}://{authority}"), limit)).await
 }
 
-async fn judge(sender: SendRequest<Bytes>, probe: &GrpcProbe, authority: &str, limit: Duration) -> Result<(), Failure> {
-    let request = Request::post(format!("http://{authority}{PATH}"))
+async fn judge(sender: SendRequest<Bytes>, probe: &GrpcProbe, at: &str, limit: Duration) -> Result<(), Failure> {
+    let request = Request::post(format!("{at}{PATH}"))
         .header(CONTENT_TYPE, "application/grpc")
         .header(TE, "trailers")
         .header(USER_AGENT, AGENT)
         // So that the server gives up when we do. At most eight digits.
         .header("grpc-timeout", format!("{}m", limit.as_millis().clamp(1, 99_999_999)));
-    let request = request.body(()).map_err(|e| Failure::Grpc(format!("cannot ask {authority}: {e}")))?;
+    let request = request.body(()).map_err(|e| Failure::Grpc(format!("cannot ask {at}: {e}")))?;
     let mut sender = sender.ready().await.map_err(broken)?;
     let (response, mut body) = sender.send_request(request, false).map_err(broken)?;
     body.send_data(asked(&probe.service).into(), true).map_err(broken)?;

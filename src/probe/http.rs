@@ -8,7 +8,7 @@ use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::header::{CONNECTION, HOST, USER_AGENT};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::config::model::{Expected, HttpProbe};
 
@@ -23,7 +23,11 @@ const MAX_BODY: usize = 64 << 10;
 pub(super) const AGENT: &str = concat!("bascule/", env!("CARGO_PKG_VERSION"), " (health check)");
 
 /// Whether the server answers as it should.
-pub(super) async fn ask(stream: TcpStream, probe: &HttpProbe, authority: &str) -> Result<(), Failure> {
+pub(super) async fn ask(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    probe: &HttpProbe,
+    authority: &str,
+) -> Result<(), Failure> {
     let mut request = Request::builder()
         .method(&*probe.method)
         .uri(&*probe.path)

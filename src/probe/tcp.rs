@@ -1,7 +1,6 @@
 //! A server of bytes: takes a connection, and answers what it is told.
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::config::model::TcpProbe;
 
@@ -11,9 +10,10 @@ use super::attempt::{Failure, beginning};
 const MOST: usize = 16 << 10;
 
 /// Whether the server says what it should.
-pub(super) async fn ask(mut stream: TcpStream, probe: &TcpProbe) -> Result<(), Failure> {
+pub(super) async fn ask(mut stream: impl AsyncRead + AsyncWrite + Unpin, probe: &TcpProbe) -> Result<(), Failure> {
     if let Some(text) = &probe.send {
         stream.write_all(text.as_bytes()).await.map_err(Failure::Connect)?;
+        stream.flush().await.map_err(Failure::Connect)?;
     }
     let Some(expected) = &probe.expect else { return Ok(()) };
     let mut came = Vec::new();

@@ -71,6 +71,9 @@ pub struct FailedTry {
     pub status: u16,
     /// What was wrong with it; `None`: nothing, as far as it got.
     pub reason: Option<&'static str>,
+    /// The same exactly, where the reason does not tell: what TLS says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<Box<str>>,
 }
 
 impl FailedExchange {
@@ -98,11 +101,12 @@ impl FailedExchange {
     }
 
     /// Adds a server that was tried, unless there are many already.
-    pub(crate) fn add_try(&mut self, server: &Server, status: u16, reason: Option<Reason>) {
+    pub(crate) fn add_try(&mut self, server: &Server, status: u16, reason: Option<Reason>, detail: Option<&str>) {
         if self.tries.len() < MOST_TRIES {
             let reason = reason.map(Reason::name);
             let (server, address) = (Arc::clone(&server.name), server.address);
-            self.tries.push(FailedTry { server, address, status, reason });
+            let detail = detail.map(|detail| readable(detail.as_bytes()).into());
+            self.tries.push(FailedTry { server, address, status, reason, detail });
         }
     }
 }

@@ -11,6 +11,7 @@ use crate::pool::Server;
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::http::headers::decimal;
 use crate::proxy::http::{seconds, write_display, write_ip};
+use crate::proxy::link::LinkError;
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::Preface;
 use crate::proxy::secured;
@@ -30,7 +31,7 @@ pub(crate) struct Session {
     start: u64,
     servers: Vec<Arc<Server>>,
     /// Those that were not reached, and why.
-    failures: Vec<(Arc<Server>, Reason)>,
+    failures: Vec<(Arc<Server>, Reason, Option<Box<str>>)>,
     queued: Option<u64>,
     connected: Option<u64>,
     upstream_port: Option<u16>,
@@ -89,8 +90,8 @@ impl Session {
     }
 
     /// The server could not be reached.
-    pub(crate) fn not_reached(&mut self, server: &Arc<Server>, reason: Reason) {
-        self.failures.push((Arc::clone(server), reason));
+    pub(crate) fn not_reached(&mut self, server: &Arc<Server>, error: &LinkError) {
+        self.failures.push((Arc::clone(server), error.reason(), error.detail()));
     }
 
     /// What is kept of a session that failed; `reached`: the server it was on.
@@ -101,8 +102,9 @@ impl Session {
             duration_ms: Some(clock::now_micros().saturating_sub(self.start) / 1000),
             ..FailedExchange::new(self.client(), Arc::clone(&self.listener), reason)
         };
-        self.failures.iter().for_each(|(server, reason)| failed.add_try(server, 0, Some(*reason)));
-        reached.into_iter().for_each(|server| failed.add_try(server, 0, None));
+        let failures = self.failures.iter();
+        failures.for_each(|(server, why, detail)| failed.add_try(server, 0, Some(*why), detail.as_deref()));
+        reached.into_iter().for_each(|server| failed.add_try(server, 0, None, None));
         failed
     }
 

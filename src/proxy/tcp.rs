@@ -8,13 +8,11 @@ use std::time::{Duration, SystemTime};
 use crate::config::model::{Algorithm, RetryOn};
 use crate::net::TlsStream;
 use crate::net::buffer::SMALL;
-use crate::net::connect::{ConnectError, Target, connect};
 use crate::net::wheel::Timer;
 use crate::net::{Transport, clock};
 use crate::pool::{Lease, Outcome, Overflow, Pass, PickInput, Pool, Tried, Use, Wanted};
 use crate::proxy::handshake;
-use crate::proxy::http::{connect_reason, next_source};
-use crate::proxy::link::Link;
+use crate::proxy::link::{Link, LinkError, Reach};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, Preface};
 use crate::proxy::pump::{Framing, Pump, Recode};
@@ -189,39 +187,37 @@ async fn reach(
         }
         let pending = pool.wait_for_connection().map_err(|Overflow| last.unwrap_or(Reason::Overflow))?;
         session.tried(lease.server());
-        let target = Target {
-            address: lease.server().address,
-            source: next_source(&config.source_addresses, lease.server().address.is_ipv4(), &local.source),
-            keepalive: config.tcp_keepalive,
-        };
         // The session has just begun, unless it waited or has been elsewhere.
         let first = attempt == 0 && session.queued().is_none();
         let began = if first { session.start() } else { clock::now_micros() };
         let deadline = clock::now().after(config.connect_timeout);
-        let connected = match (connect(&target, timer, deadline).await, header) {
-            (Ok(sock), Some(header)) => Box::pin(preface::send(&sock, header, timer, deadline)).await.map(|()| sock),
-            (connected, _) => connected,
-        };
+        let reach = Reach { turn: &local.source, header, buffers: worker.buffers(), timer, deadline };
+        let connected = reach.link(pool, lease.server()).await;
         drop(pending);
         match connected {
-            Ok(sock) => {
+            Ok(link) => {
                 lease.server().latency.record(clock::now_micros().saturating_sub(began));
-                session.connected(&sock);
+                session.connected(link.sock());
                 worker.count_outcome(pool, &lease, Outcome::Good);
                 if pool.is_sticky() {
                     // Who has no cookies is told nothing.
                     let _ = pool.keep(&tried, lease.server(), worker.now());
                 }
-                return Ok((Link::Plain(sock), lease, losses));
+                return Ok((link, lease, losses));
             }
             Err(e) => {
-                let reason = connect_reason(&e);
-                session.not_reached(lease.server(), reason);
-                if !matches!(e, ConnectError::Local(_)) {
+                let reason = e.reason();
+                session.not_reached(lease.server(), &e);
+                if !e.is_local() {
                     worker.count_outcome(pool, &lease, Outcome::GatewayError);
                 }
                 if counts(&e, &config.retry.on) {
-                    worker.count_failure(pool, local, &lease, reason);
+                    match e.detail() {
+                        Some(detail) => {
+                            worker.count_failure(pool, local, &lease, format_args!("{reason}: {detail}"));
+                        }
+                        None => worker.count_failure(pool, local, &lease, reason),
+                    }
                 }
                 if !config.retry.on.connect {
                     return Err(reason);
@@ -234,6 +230,6 @@ async fn reach(
 }
 
 /// Whether a failed connect counts against the server: not when this box has run out of something.
-fn counts(e: &ConnectError, on: &RetryOn) -> bool {
-    on.connect && !matches!(e, ConnectError::Local(_))
+fn counts(e: &LinkError, on: &RetryOn) -> bool {
+    on.connect && !e.is_local()
 }

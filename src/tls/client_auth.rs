@@ -127,7 +127,7 @@ impl fmt::Debug for ClientAuth {
 }
 
 /// All lists of a PEM text, or the one that is there in DER.
-fn revocation_lists(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, ClientAuthError> {
+pub(super) fn revocation_lists(text: &[u8]) -> Result<Vec<CertificateRevocationListDer<'static>>, ClientAuthError> {
     let is_pem = memchr::memmem::find(text, b"-----BEGIN").is_some();
     let lists = match is_pem {
         true => CertificateRevocationListDer::pem_slice_iter(text).collect(),

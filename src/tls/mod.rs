@@ -1,4 +1,4 @@
-//! TLS towards clients: certificates and their choice, what a handshake may agree on, session tickets.
+//! TLS towards clients and servers: certificates and their choice, what a handshake may agree on, session tickets.
 //!
 //! ```text
 //! Certificate (certificate.rs)   a chain and its key, from bytes
@@ -6,6 +6,7 @@
 //!   -> Server (server.rs)        what rustls needs to serve, one for each site with demands of its own
 //! ClientHello (hello.rs)         which of them a client asks for
 //! Tickets (tickets.rs)           keys that outlive configurations and processes
+//! Connector (connector.rs)       what rustls needs to be a client of servers
 //! ```
 //!
 //! Nothing here opens a file, or touches a socket.
@@ -14,6 +15,7 @@ mod agreed;
 mod certificate;
 mod chooser;
 mod client_auth;
+mod connector;
 pub mod hello;
 mod names;
 mod server;
@@ -26,6 +28,7 @@ use rustls::crypto::CryptoProvider;
 pub use agreed::{Agreed, Client};
 pub use certificate::{Certificate, CertificateError};
 pub use client_auth::{ClientAuth, ClientAuthError, ClientAuthMode};
+pub use connector::{Connector, ConnectorError, ConnectorTerms, is_about_certificate, server_name};
 pub use names::{Subject, covers};
 pub use server::{Profile, Server, Servers, Terms};
 pub use tickets::{TicketKey, TicketKeyError, TicketSeed, Tickets};

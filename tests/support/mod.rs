@@ -9,7 +9,9 @@
 pub(crate) mod frames;
 pub(crate) mod h2_origin;
 pub(crate) mod origin;
+pub(crate) mod pki;
 pub(crate) mod proxy;
+pub(crate) mod tls_origin;
 pub(crate) mod wire;
 
 use std::fs;

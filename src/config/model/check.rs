@@ -29,6 +29,8 @@ pub struct HealthCheck {
     pub port: Option<u16>,
     /// Address to probe; `None`: the server's.
     pub address: Option<IpAddr>,
+    /// Over the pool's TLS, which there is then.
+    pub tls: bool,
 }
 
 /// What is asked of a server.

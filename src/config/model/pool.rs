@@ -9,7 +9,7 @@ use crate::health::roles::Policy;
 use crate::proxy_protocol::Version;
 use crate::template::Template;
 
-use super::{HealthCheck, Retry, Sticky};
+use super::{HealthCheck, PoolTls, Retry, Sticky};
 
 /// `[pool.NAME]`: nginx's `upstream`.
 #[derive(Debug, Clone)]
@@ -26,6 +26,8 @@ pub struct Pool {
     pub fallback: Option<Arc<str>>,
     /// What requests are sent in; TCP sessions do not care.
     pub http_version: HttpVersion,
+    /// Servers speak TLS; `None`: they do not.
+    pub tls: Option<PoolTls>,
     /// Idle connections kept per worker; 0: none.
     pub keepalive: usize,
     /// Age of an idle connection. 4 s.
@@ -67,7 +69,9 @@ pub struct Pool {
 impl Pool {
     /// Whether a connection to a server that was made for `other` does for this one.
     pub fn connects_as(&self, other: &Self) -> bool {
-        self.http_version == other.http_version && self.send_proxy_protocol == other.send_proxy_protocol
+        self.http_version == other.http_version
+            && self.tls == other.tls
+            && self.send_proxy_protocol == other.send_proxy_protocol
     }
 }
 

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::tls::{Certificate, ClientAuth, Profile, TicketKey};
+use rustls::pki_types::ServerName;
+
+use crate::tls::{self, Certificate, ClientAuth, Connector, Profile, TicketKey};
 
 /// `[listener.NAME.tls]`.
 #[derive(Debug, Clone, PartialEq)]
@@ -22,6 +24,22 @@ pub struct Tls {
     pub handshake_timeout: Duration,
     /// What clients must show.
     pub client_auth: ClientAuth,
+}
+
+/// `[pool.NAME.tls]`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PoolTls {
+    /// Our side of the handshakes.
+    pub connector: Connector,
+    /// What servers are asked for, and must prove to be; `None`: the host of their address.
+    pub server_name: Option<ServerName<'static>>,
+}
+
+impl PoolTls {
+    /// What a server is asked for whose host is written `host`; `None`: that is no name, which no valid configuration has.
+    pub fn name_of(&self, host: &str) -> Option<ServerName<'static>> {
+        self.server_name.clone().or_else(|| tls::server_name(host))
+    }
 }
 
 /// `[site.NAME.tls]` on one of its listeners, everything inherited.

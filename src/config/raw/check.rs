@@ -6,7 +6,7 @@ table! {
     /// `[pool.NAME.health_check]`
     struct RawHealthCheck with tcp: RawTcpCheck, http: RawHttpCheck, grpc: RawGrpcCheck, exec: RawExecCheck, db: RawDatabaseCheck {
         /// "tcp": a connection is made, and may be talked to; "http": a request is answered; "grpc": the server says that it
-        /// serves, by grpc.health.v1.Health over HTTP/2 without TLS; "mysql" (MariaDB too), "postgres", "redis": the database
+        /// serves, by grpc.health.v1.Health over HTTP/2; "mysql" (MariaDB too), "postgres", "redis": the database
         /// answers, and says whether it is a primary or a replica; "exec": a command ends with status 0.
         r#type: CheckType = "tcp",
         /// From the start of one probe of a server to the start of the next.
@@ -30,6 +30,8 @@ table! {
         port: Int<1, 65_535>,
         /// Address to probe. Default: the server's.
         address: IpAddr,
+        /// tcp, http, grpc: whether TLS is spoken. Default: as the pool has it.
+        tls: bool,
         /// tcp, http: a good answer holds this text, or what matches { regex = "..." }; of an http response, its body within
         /// the first 64 KiB.
         expect_text: ExpectText,

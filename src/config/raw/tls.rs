@@ -49,6 +49,32 @@ table! {
 }
 
 table! {
+    /// `[pool.NAME.tls]`: servers speak TLS; {} is enough
+    struct RawPoolTls {
+        /// Servers must show a certificate that is valid, signed by an authority that is trusted, and for the name that is
+        /// expected. false: any will do, as with nginx unless proxy_ssl_verify is on; whoever is in between can read all.
+        verify: bool = true,
+        /// The name that servers are asked for (SNI) and that their certificates must be for. Default: the host of each
+        /// server's address as written; an address is not asked for, but the certificate must be for it.
+        server_name: String,
+        /// A file with the certificates of the authorities that are trusted. Default: those of the system.
+        ca: String,
+        /// Files with lists of certificates that were revoked. If there are any, each authority of a chain needs one that is
+        /// up to date.
+        crl: Several<String> = [],
+        /// A file with the certificate that is shown to servers that ask for one, those that signed it, and its key.
+        client_certificate: String,
+        /// A file with its private key; it need not be readable for the proxy's user. Default: in `client_certificate`, else
+        /// a file of the same name that ends in .key.
+        client_key: String,
+        /// "intermediate": TLS 1.2 and 1.3; "modern": TLS 1.3 only.
+        profile: TlsProfile = "intermediate",
+        /// Protocols to ask for (ALPN), the best first. Default: ["h2"] with http_version = "2", else none, as nginx.
+        alpn: List<String>,
+    }
+}
+
+table! {
     /// One of `certificates`
     struct RawCertificate {
         /// A file with a certificate and those that signed it, or a folder; as the short form.

@@ -25,6 +25,7 @@ fn the_least_check_has_the_documented_defaults() {
         initial: None,
         port: None,
         address: None,
+        tls: false,
     };
     assert_eq!(check("health_check = {}"), least);
     let http = HttpProbe {
@@ -63,6 +64,7 @@ fn a_check_is_what_is_written() {
         initial: Some(Verdict::Down),
         port: Some(8081),
         address: Some([10, 9, 8, 7].into()),
+        tls: false,
     };
     assert_eq!(written, expected);
     assert!(!format!("{written:?}").contains("eDp5"), "values may be secrets");

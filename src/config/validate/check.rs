@@ -10,7 +10,12 @@ use crate::config::words::{CheckType, ExpectText};
 use crate::health::{Pace, Thresholds};
 use crate::template::Scope;
 
-pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>) -> Option<Arc<HealthCheck>> {
+/// `has_tls`: the servers of the pool speak TLS.
+pub(super) fn health_check(
+    raw: &At<OrOff<RawHealthCheck>>,
+    has_tls: bool,
+    cx: &mut Context<'_>,
+) -> Option<Arc<HealthCheck>> {
     let place = raw.place;
     let raw = raw.0.as_ref()?;
     let (interval, timeout) = (raw.interval.get(), raw.timeout.get());
@@ -74,6 +79,20 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         CheckType::Postgres => Probe::Postgres(database(kind, &raw.db, cx)),
         CheckType::Redis => Probe::Redis(database(kind, &raw.db, cx)),
     };
+    let may_speak_tls = matches!(kind, CheckType::Tcp | CheckType::Http | CheckType::Grpc);
+    let tls = match raw.tls.get() {
+        None => has_tls && may_speak_tls,
+        Some(wanted) => {
+            if !may_speak_tls {
+                cx.problems.error(wanted.key, "`tls` needs type = \"tcp\", \"http\" or \"grpc\"");
+            } else if **wanted && !has_tls {
+                cx.problems
+                    .error(wanted.place, "the pool has no `tls` that says how servers are verified")
+                    .help("tls = {} in the pool");
+            }
+            **wanted && has_tls
+        }
+    };
     Some(Arc::new(HealthCheck {
         probe,
         pace: Pace { interval, fast_interval: fast, jitter: raw.jitter.0.map_or(0, |percent| percent.0) },
@@ -83,6 +102,7 @@ pub(super) fn health_check(raw: &At<OrOff<RawHealthCheck>>, cx: &mut Context<'_>
         // Within the range of its key.
         port: raw.port.get().and_then(|port| u16::try_from(port.0).ok()),
         address: raw.address.get().map(|address| **address),
+        tls,
     }))
 }
 

@@ -12,6 +12,7 @@ mod log;
 mod pool;
 mod role;
 mod route;
+mod server_tls;
 mod settings;
 mod sick;
 mod site;

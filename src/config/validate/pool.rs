@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
-use super::{Context, check, check_name, is_label, settings, sick, sticky};
+use super::{Context, check, check_name, is_label, server_tls, settings, sick, sticky};
 use crate::config::decode::{At, Field, List};
 use crate::config::model::{Algorithm, HttpVersion, Pool, RetryBudget, ServerAddress, ServerSpec};
 use crate::config::raw::{RawPool, RawServer};
@@ -43,6 +43,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         ejection: sick::ejection(raw, cx),
         circuit_breaker: sick::circuit_breaker(raw, cx),
         http_version: *raw.http_version,
+        tls: server_tls::pool(raw, cx),
         // A connection is that of the client it was opened for.
         keepalive: if raw.send_proxy_protocol.0.is_some() { 0 } else { raw.keepalive.0 as usize },
         keepalive_timeout: raw.keepalive_timeout.get(),
@@ -56,7 +57,7 @@ fn pool(name: &str, raw: &At<RawPool>, cx: &mut Context<'_>) -> Option<Pool> {
         connect_timeout: raw.settings.connect_timeout.get(),
         retry: settings::retry(&levels),
         retry_budget: RetryBudget { percent: raw.retry_budget.percent.0, min: raw.retry_budget.min.0 },
-        health_check: check::health_check(&raw.health_check, cx),
+        health_check: check::health_check(&raw.health_check, raw.tls.0.is_some(), cx),
         primaries: primaries(raw, cx),
     })
 }

@@ -15,7 +15,7 @@ use crate::tls::{self, Certificate, ClientAuth, ClientAuthMode, TicketKey};
 const HTTP_ALPN: &[&str] = &["h2", "http/1.1"];
 
 /// The longest name of a protocol (RFC 7301 section 3.1).
-const LONGEST_ALPN: usize = 255;
+pub(super) const LONGEST_ALPN: usize = 255;
 
 pub(super) fn listener(raw: &RawListener, protocol: Protocol, http2: bool, cx: &mut Context<'_>) -> Option<Tls> {
     let place = raw.tls.place;
@@ -158,6 +158,20 @@ fn certificates(written: &[At<words::Certificate>], cx: &mut Context<'_>) -> Arc
     all.into_iter().map(Arc::new).collect()
 }
 
+/// One that a key names, with its key if that is written: what we show servers.
+pub(super) fn own_certificate(
+    chain: &At<String>,
+    key: Option<&At<String>>,
+    cx: &mut Context<'_>,
+) -> Option<Certificate> {
+    let bytes = file(chain, cx)?;
+    let key = match key {
+        Some(key) => Some(secret_file(key, cx)?),
+        None => None,
+    };
+    made(chain, chain, None, (bytes, key, None), cx)
+}
+
 /// One that is written by itself.
 fn certificate(raw: &RawCertificate, path: &At<String>, cx: &mut Context<'_>) -> Option<Certificate> {
     let chain = file(path, cx)?;
@@ -241,7 +255,7 @@ fn warn_if_open(path: &str, place: Place, in_file: &str, cx: &mut Context<'_>) {
 }
 
 /// The contents of a file.
-fn file<'f>(path: &At<String>, cx: &mut Context<'f>) -> Option<&'f [u8]> {
+pub(super) fn file<'f>(path: &At<String>, cx: &mut Context<'f>) -> Option<&'f [u8]> {
     file_named(path, None, cx)
 }
 

@@ -19,6 +19,7 @@ pub(in crate::pool) fn with_checks(config: model::Pool) -> model::Pool {
         initial: None,
         port: None,
         address: None,
+        tls: false,
     };
     model::Pool { health_check: Some(Arc::new(check)), ..config }
 }

@@ -16,6 +16,7 @@ use crate::proxy::http::failure::Failure;
 use crate::proxy::http::forward::{Stream, Tries, body_refusal};
 use crate::proxy::http::{Conn, headers};
 use crate::proxy::idle::ServerConn;
+use crate::proxy::link::broken_tls;
 use crate::proxy::pump::{Pump, PumpError, Recode, Waits};
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
@@ -139,8 +140,8 @@ impl Sending {
 enum Event {
     Bytes(Buffer),
     ServerClosed,
-    /// It breaks the rules of its protocol.
-    BadServer,
+    /// It breaks the rules of its protocol; what TLS says of it.
+    BadServer(Option<Box<str>>),
     /// The request cannot be written in its protocol.
     Unsendable,
     TimedOut(Waits),
@@ -198,7 +199,9 @@ pub(super) async fn exchange_head<C: Transport>(
                     buf.filled(n);
                     return Poll::Ready(Event::Bytes(buf));
                 }
-                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidData => return Poll::Ready(Event::BadServer),
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidData => {
+                    return Poll::Ready(Event::BadServer(broken_tls(&e)));
+                }
                 Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::InvalidInput => {
                     return Poll::Ready(Event::Unsendable);
                 }
@@ -234,7 +237,10 @@ pub(super) async fn exchange_head<C: Transport>(
                 let written = written(&sending, total) && !server.link.is_untouched();
                 return Err(Failure::Reset { written });
             }
-            Event::BadServer => return Err(Failure::BadHead),
+            Event::BadServer(None) => return Err(Failure::BadHead),
+            Event::BadServer(Some(detail)) => {
+                return Err(Failure::Tls { reason: Reason::ServerTls, detail, written: written(&sending, total) });
+            }
             Event::Unsendable => {
                 let refusal = Refusal { status: 400, reason: Some(Reason::BadRequest), close: false };
                 return Err(Failure::Client(refusal));

@@ -1,20 +1,18 @@
 //! The connection that a try at a server goes over: an idle one, a place on a shared one, or a new one.
 
-use std::cell::Cell;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use http::uri::Scheme;
 use rustix::net::getsockname;
 
 use crate::config::model::{HttpVersion, Policy};
-use crate::net::connect::{Target, connect};
 use crate::net::{Sock, Transport, clock};
 use crate::pool::{Lease, Overflow, Pool};
 use crate::proxy::http::exchange::Exchange;
-use crate::proxy::http::failure::{Failure, connect_failure};
+use crate::proxy::http::failure::Failure;
 use crate::proxy::idle::ServerConn;
-use crate::proxy::link::Link;
 use crate::proxy::link::shared::Shared;
+use crate::proxy::link::{Link, Reach};
 use crate::proxy::preface;
 use crate::proxy::worker::PoolLocal;
 use crate::telemetry::reason::Reason;
@@ -79,7 +77,8 @@ async fn checkout_shared<C: Transport>(
     };
     let link = new_link(ex, lease, pool, local, deadline).await?;
     let (now, timer) = (ex.conn.worker.now(), ex.conn.worker.wheel.timer());
-    let shared = Shared::start(link, server, Scheme::HTTP, timer, now).await;
+    let scheme = if pool.config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
+    let shared = Shared::start(link, server, scheme, timer, now).await;
     let shared = shared.map_err(|_| Failure::Reset { written: false })?;
     let ticket = shared.ticket(&pool.config, now, false).ok_or(Failure::Reset { written: false })?;
     local.idle.borrow_mut().share(shared);
@@ -95,34 +94,20 @@ async fn new_link<C: Transport>(
     local: &PoolLocal,
     deadline: Millis,
 ) -> Result<Link, Failure> {
-    let address = lease.server().address;
-    let target = Target {
-        address,
-        source: next_source(&pool.config.source_addresses, address.is_ipv4(), &local.source),
-        keepalive: pool.config.tcp_keepalive,
-    };
     let since = ex.facts.since();
-    let sock = connect(&target, &ex.conn.timer, deadline).await.map_err(connect_failure)?;
-    if let Some(version) = pool.config.send_proxy_protocol {
-        let conn = ex.conn;
-        let header = preface::header_for(version, conn.peer, &conn.io, &conn.listener, conn.preface.as_deref());
-        Box::pin(preface::send(&sock, &header, &conn.timer, deadline)).await.map_err(connect_failure)?;
-    }
+    let conn = ex.conn;
+    let (config, buffers) = (&pool.config, conn.worker.buffers());
+    let header = config
+        .send_proxy_protocol
+        .map(|version| preface::header_for(version, conn.peer, &conn.io, &conn.listener, conn.preface.as_deref()));
+    let header = header.as_deref();
+    let reach = Reach { turn: &local.source, header, buffers, timer: &conn.timer, deadline };
+    let link = reach.link(pool, lease.server()).await?;
     if let Some(t) = ex.scratch.tries.last_mut() {
         t.connect = Some(clock::now_micros().saturating_sub(since));
     }
-    note_port(ex, &sock);
-    Ok(Link::Plain(sock))
-}
-
-/// The next of the configured source addresses of the server's family.
-pub(crate) fn next_source(sources: &[IpAddr], v4: bool, turn: &Cell<usize>) -> Option<IpAddr> {
-    let count = sources.iter().filter(|s| s.is_ipv4() == v4).count();
-    if count == 0 {
-        return None;
-    }
-    turn.set(turn.get().wrapping_add(1));
-    sources.iter().filter(|s| s.is_ipv4() == v4).nth(turn.get() % count).copied()
+    note_port(ex, link.sock());
+    Ok(link)
 }
 
 fn note_port<C: Transport>(ex: &mut Exchange<'_, C>, sock: &Sock) {

@@ -393,7 +393,7 @@ impl<'c, C: Transport> Exchange<'c, C> {
             duration_ms: (start > 0).then(|| clock::now_micros().saturating_sub(start) / 1000),
             ..FailedExchange::new(facts.client, Arc::clone(&self.conn.listener.name), reason)
         };
-        self.scratch.tries.iter().for_each(|t| failed.add_try(&t.server, t.status, t.reason));
+        self.scratch.tries.iter().for_each(|t| failed.add_try(&t.server, t.status, t.reason, t.detail.as_deref()));
         failed
     }
 

@@ -1,13 +1,9 @@
 //! Why a try at a server came to nothing, and what follows from that.
 
-use std::io;
-
-use rustix::io::Errno;
-
 use crate::config::model::RetryOn;
-use crate::net::connect::ConnectError;
 use crate::pool::Outcome;
 use crate::proxy::http::exchange::Refusal;
+use crate::proxy::link::LinkError;
 use crate::telemetry::reason::Reason;
 
 /// Why a try came to nothing.
@@ -15,6 +11,15 @@ use crate::telemetry::reason::Reason;
 pub(super) enum Failure {
     /// No connection.
     Connect(Reason),
+    /// TLS with the server failed.
+    Tls {
+        /// In a word.
+        reason: Reason,
+        /// As TLS puts it.
+        detail: Box<str>,
+        /// Some of the request was sent: it was broken off later.
+        written: bool,
+    },
     /// No port, descriptor or memory on our side.
     Local(Reason),
     /// The connection ended before a response head.
@@ -57,17 +62,20 @@ impl Failure {
         match self {
             Self::Status(status) => Some(Outcome::of_status(*status)),
             Self::Local(_) | Self::Client(_) | Self::Overflow | Self::RoleLost { .. } => None,
-            Self::Connect(_) | Self::Reset { .. } | Self::ReadTimeout | Self::SendTimeout | Self::BadHead => {
-                Some(Outcome::GatewayError)
-            }
+            Self::Connect(_)
+            | Self::Tls { .. }
+            | Self::Reset { .. }
+            | Self::ReadTimeout
+            | Self::SendTimeout
+            | Self::BadHead => Some(Outcome::GatewayError),
         }
     }
 
     fn listed(&self, on: &RetryOn) -> bool {
         match self {
-            Self::Connect(_) => on.connect,
+            Self::Connect(_) | Self::Tls { written: false, .. } => on.connect,
             // To the client it is a connection that broke.
-            Self::Reset { .. } | Self::RoleLost { .. } => on.reset,
+            Self::Reset { .. } | Self::Tls { written: true, .. } | Self::RoleLost { .. } => on.reset,
             Self::ReadTimeout | Self::SendTimeout => on.timeout,
             Self::BadHead => on.invalid_header,
             Self::Status(status) => on.statuses.contains(status),
@@ -78,8 +86,11 @@ impl Failure {
     /// Whether the request may go to another server: the condition is listed, and it cannot have been carried out, or
     /// carrying it out twice does no harm.
     pub(super) fn may_retry(&self, on: &RetryOn, idempotent: bool) -> bool {
-        let unsent =
-            matches!(self, Self::Connect(_) | Self::Reset { written: false } | Self::RoleLost { written: false });
+        let unsent = match self {
+            Self::Connect(_) => true,
+            Self::Tls { written, .. } | Self::Reset { written } | Self::RoleLost { written } => !written,
+            _ => false,
+        };
         self.listed(on) && (unsent || idempotent)
     }
 
@@ -88,7 +99,7 @@ impl Failure {
         let of = |status, reason| Refusal { status, reason: Some(reason), close: false };
         match self {
             Self::Connect(reason @ Reason::ConnectTimeout) => of(504, *reason),
-            Self::Connect(reason) | Self::Local(reason) => of(502, *reason),
+            Self::Connect(reason) | Self::Tls { reason, .. } | Self::Local(reason) => of(502, *reason),
             Self::Reset { .. } => of(502, Reason::ResetBeforeHead),
             Self::RoleLost { .. } => of(503, Reason::RoleLost),
             Self::Overflow => of(503, Reason::Overflow),
@@ -108,32 +119,26 @@ impl Failure {
         }
     }
 
+    /// What exactly was wrong, where the reason does not tell.
+    pub(super) fn detail(&self) -> Option<&str> {
+        if let Self::Tls { detail, .. } = self { Some(detail) } else { None }
+    }
+
     /// The status it answered; 0: none.
     pub(super) fn status(&self) -> u16 {
         if let Self::Status(status) = self { *status } else { 0 }
     }
 }
 
-/// How a failed connect is told apart in logs and by the retry rules.
-pub(crate) fn connect_reason(e: &ConnectError) -> Reason {
-    let errno = |e: &io::Error| Errno::from_io_error(e);
-    match e {
-        ConnectError::TimedOut => Reason::ConnectTimeout,
-        ConnectError::Local(e) if errno(e) == Some(Errno::ADDRNOTAVAIL) => Reason::PortsExhausted,
-        ConnectError::Local(e) if errno(e) == Some(Errno::PERM) => Reason::ConnectFailed,
-        ConnectError::Local(_) => Reason::Limit,
-        ConnectError::Failed(e) => match errno(e) {
-            Some(Errno::CONNREFUSED) => Reason::ConnectRefused,
-            Some(Errno::TIMEDOUT) => Reason::ConnectTimeout,
-            _ => Reason::ConnectFailed,
-        },
-    }
-}
-
-pub(super) fn connect_failure(e: ConnectError) -> Failure {
-    let reason = connect_reason(&e);
-    match e {
-        ConnectError::Local(_) => Failure::Local(reason),
-        ConnectError::TimedOut | ConnectError::Failed(_) => Failure::Connect(reason),
+impl From<LinkError> for Failure {
+    fn from(e: LinkError) -> Self {
+        let reason = e.reason();
+        match e {
+            _ if e.is_local() => Self::Local(reason),
+            LinkError::Connect(_) => Self::Connect(reason),
+            LinkError::Tls(_) | LinkError::NoHttp2 => {
+                Self::Tls { reason, detail: e.detail().unwrap_or_default(), written: false }
+            }
+        }
     }
 }

@@ -92,12 +92,19 @@ impl<C: Transport> Exchange<'_, C> {
             let now = self.conn.worker.now();
             let refusal = failure.refusal();
             self.note_try(&lease, failure.status(), failure.reason());
+            if let (Some(detail), Some(last)) = (failure.detail(), self.scratch.tries.last_mut()) {
+                last.detail = Some(detail.into());
+            }
             if let Some(outcome) = failure.outcome() {
                 self.conn.worker.count_outcome(pool, &lease, outcome);
             }
             if failure.counts(&policy.retry.on) {
                 let worker = &self.conn.worker;
                 match (failure.status(), failure.reason()) {
+                    (_, Some(reason)) if failure.detail().is_some() => {
+                        let detail = failure.detail().unwrap_or_default();
+                        worker.count_failure(pool, local, &lease, format_args!("{reason}: {detail}"));
+                    }
                     (_, Some(reason)) => worker.count_failure(pool, local, &lease, reason),
                     (status, None) => worker.count_failure(pool, local, &lease, format_args!("status {status}")),
                 }

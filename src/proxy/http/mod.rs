@@ -42,8 +42,6 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 pub(crate) use challenge::is_asked_for as is_challenge;
-pub(crate) use checkout::next_source;
-pub(crate) use failure::connect_reason;
 pub(crate) use https::{says_https, write_location};
 pub(crate) use split::chosen;
 pub(crate) use sticky::stick;

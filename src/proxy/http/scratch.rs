@@ -50,12 +50,14 @@ pub(crate) struct Try {
     pub(crate) response: Option<u64>,
     /// What was wrong with it.
     pub(crate) reason: Option<Reason>,
+    /// The same exactly, where the reason does not tell.
+    pub(crate) detail: Option<Box<str>>,
 }
 
 impl Try {
     /// One that begins.
     pub(crate) fn new(server: Arc<Server>) -> Self {
-        Self { server, status: 0, connect: None, header: None, response: None, reason: None }
+        Self { server, status: 0, connect: None, header: None, response: None, reason: None, detail: None }
     }
 }
 

@@ -18,6 +18,7 @@ use crate::http1::{Limits, Method, Parse, RequestHead};
 use crate::http2::upstream::{self, Last, Part, RequestBody, ResponseFraming};
 use crate::net::transport::Closed;
 use crate::net::{Sock, Transport};
+use crate::proxy::link::BrokenTls;
 use crate::proxy::link::shared::Ticket;
 
 /// The head is our own, made from one that has passed the listener's limits and from what the configuration adds.
@@ -73,7 +74,7 @@ enum From {
 }
 
 /// How it failed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 enum Failed {
     /// The server has said, or it is plain, that it has done nothing with the request (RFC 9113 section 8.7).
     Untouched,
@@ -82,6 +83,8 @@ enum Failed {
     /// What was to be sent has no form in HTTP/2.
     Request,
     Broken,
+    /// TLS beneath the connection did; how.
+    Tls(Box<str>),
 }
 
 impl Stream {
@@ -256,7 +259,7 @@ impl Receives {
                 }
             },
             From::Ended => Poll::Ready(Ok(false)),
-            From::Failed(failed) => Poll::Ready(Err(*failed)),
+            From::Failed(failed) => Poll::Ready(Err(failed.clone())),
         }
     }
 }
@@ -271,6 +274,9 @@ fn copy(from: &[u8], to: &mut [u8]) -> usize {
 /// RFC 9113 section 8.7: a stream above the last one of a GOAWAY, or refused, has not been processed. The engine gives the
 /// error of a GOAWAY to such streams only; the others go on, or break with their connection.
 fn failed(e: &h2::Error) -> Failed {
+    if let Some(io) = e.get_io().filter(|io| io.kind() == io::ErrorKind::InvalidData) {
+        return Failed::Tls(io.to_string().into());
+    }
     match e.reason() {
         Some(_) if e.is_go_away() && e.is_remote() => Failed::Untouched,
         Some(Reason::REFUSED_STREAM) if e.is_remote() => Failed::Untouched,
@@ -298,16 +304,16 @@ impl Transport for Stream {
                 Poll::Pending if filled == 0 => return Poll::Pending,
                 Poll::Pending => return Poll::Ready(Ok(filled)),
                 Poll::Ready(Err(failed)) => {
-                    receives.from = From::Failed(failed);
+                    receives.from = From::Failed(failed.clone());
                     if filled > 0 {
                         return Poll::Ready(Ok(filled));
                     }
-                    let kind = match failed {
-                        Failed::Rules => io::ErrorKind::InvalidData,
-                        Failed::Request => io::ErrorKind::InvalidInput,
-                        Failed::Untouched | Failed::Broken => io::ErrorKind::ConnectionReset,
-                    };
-                    return Poll::Ready(Err(kind.into()));
+                    return Poll::Ready(Err(match failed {
+                        Failed::Rules => io::ErrorKind::InvalidData.into(),
+                        Failed::Request => io::ErrorKind::InvalidInput.into(),
+                        Failed::Untouched | Failed::Broken => io::ErrorKind::ConnectionReset.into(),
+                        Failed::Tls(how) => io::Error::new(io::ErrorKind::InvalidData, BrokenTls(how)),
+                    }));
                 }
             }
         }
