@@ -55,9 +55,15 @@ pub(super) fn status(status: &Value) -> String {
         let rejected = if l["rejected"] == 0 { String::new() } else { format!(", {} REJECTED", l["rejected"]) };
         let denied = l["denied"].as_u64().filter(|denied| *denied > 0);
         let denied = denied.map_or(String::new(), |denied| format!(", {denied} denied"));
+        let tls = &l["tls"];
+        let failed = tls["failed"].as_u64().filter(|failed| *failed > 0);
+        let failed = failed.map_or(String::new(), |n| {
+            format!(", {n} of {} TLS handshakes failed", n + tls["handshakes"].as_u64().unwrap_or(0))
+        });
+        let inside = if tls.is_object() { " in TLS" } else { "" };
         let _ = writeln!(
             out,
-            "listener {} ({}) on {}: {} open, {} accepted, {} /s{rejected}{denied}",
+            "listener {} ({}{inside}) on {}: {} open, {} accepted, {} /s{rejected}{denied}{failed}",
             text(&l["name"]),
             text(&l["protocol"]),
             joined(&l["addresses"]),

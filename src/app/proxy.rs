@@ -354,8 +354,9 @@ impl Control<'_> {
     async fn run(mut self) -> Result<(), ProxyError> {
         self.say(&FromProxy::Ready).await?;
         let mut heartbeat = self.settle_in();
-        let [mut state, mut pools] = [STATE_INTERVAL, POOLS_INTERVAL].map(timer);
+        // The first one at once: a successor needs the keys of tickets.
         let mut state_due = Instant::now();
+        let [mut state, mut pools] = [STATE_INTERVAL, POOLS_INTERVAL].map(timer);
         loop {
             let tracking = self.pools.is_some();
             // Cancel-safe: timers, channels that keep what came in part, and waits for a condition.

@@ -19,7 +19,7 @@ use crate::proxy::preface::{self, End, Preface};
 use crate::proxy::worker::Worker;
 use crate::telemetry::reason::Reason;
 use crate::tls::Agreed;
-use crate::tls::hello::{ClientHello, Malformed, Parse, Reader};
+use crate::tls::hello::{ClientHello, Malformed, Parse, Reader, Version};
 
 /// What a client gets that speaks plain HTTP, as nginx says it.
 const PLAIN_HTTP: &str = "HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain\r\nContent-Length: 46\r\n\
@@ -35,6 +35,8 @@ enum Failure {
     Hello(Malformed),
     /// No certificate for this host.
     Name(String),
+    /// It is too old: nothing after this version, if any that is known.
+    Version(Option<Version>),
     Tls(TlsError),
 }
 
@@ -89,6 +91,10 @@ async fn handshake(
         view.snapshot.listeners[index].server(name.as_deref().map(str::as_bytes)).cloned()
     };
     let server = server.ok_or_else(|| Failure::Name(name.clone().unwrap_or_default()))?;
+    // rustls would look for a certificate first, and say less.
+    if !hello.highest_version().is_some_and(|version| server.speaks(version)) {
+        return Err(Failure::Version(hello.highest_version()));
+    }
     let started = stream.start_server(Arc::clone(&server.config), received);
     started.map_err(|error| Failure::Tls(TlsError::Tls(error)))?;
     poll_fn(|cx| match stream.poll_handshake(cx) {
@@ -130,6 +136,7 @@ fn tell(stream: &TlsStream, failure: &Failure, listener: &ListenerCtx) {
         Failure::Hello(_) if failure.is_plain_http() && listener.tcp.is_none() => PLAIN_HTTP.into(),
         Failure::Hello(Malformed::Alert | Malformed::NotTls(_) | Malformed::Ssl2) => return,
         Failure::Hello(_) => alert(AlertDescription::DecodeError),
+        Failure::Version(_) => alert(AlertDescription::ProtocolVersion),
         Failure::Name(_) => alert(AlertDescription::UnrecognisedName),
         Failure::Over | Failure::TimedOut | Failure::Tls(_) => return,
     };
@@ -162,11 +169,11 @@ impl Failure {
             Self::Hello(_) if self.is_plain_http() && listener.tcp.is_none() => Some(Reason::PlainHttp),
             Self::Hello(_) => Some(Reason::TlsBroken),
             Self::Name(_) => Some(Reason::TlsName),
+            Self::Version(_) => Some(Reason::TlsMismatch),
             Self::Tls(TlsError::Io(_)) => Some(Reason::TlsRefused),
             Self::Tls(TlsError::Tls(error)) => Some(match error {
                 Error::AlertReceived(_) => Reason::TlsRefused,
-                // Without a certificate that the client can use, rustls has no more to say than this.
-                Error::PeerIncompatible(_) | Error::NoApplicationProtocol | Error::General(_) => Reason::TlsMismatch,
+                Error::PeerIncompatible(_) | Error::NoApplicationProtocol => Reason::TlsMismatch,
                 Error::NoCertificatesPresented | Error::InvalidCertificate(_) => Reason::TlsClientCertificate,
                 _ => Reason::TlsBroken,
             }),
@@ -181,6 +188,10 @@ impl std::fmt::Display for Failure {
             Self::TimedOut => f.write_str("not over in time"),
             Self::Hello(malformed) => malformed.fmt(f),
             Self::Name(name) => write!(f, "no certificate for {name:?}"),
+            Self::Version(version) => {
+                let name = version.and_then(Version::name).unwrap_or("no version that is known");
+                write!(f, "the client speaks {name} and nothing newer")
+            }
             Self::Tls(error) => error.fmt(f),
         }
     }

@@ -59,7 +59,8 @@ pub use crate::proxy::errors::{FailedExchange, FailedTry};
 pub use crate::proxy::explain::{Explanation, Liveness, PassedOver, Query, explain};
 pub use crate::proxy::listen::HANDSHAKES;
 pub use crate::proxy::status::{
-    CircuitStatus, EngineStatus, Latencies, LimitStatus, ListenerStatus, PoolStatus, RecentErrors, ServerStatus,
+    CircuitStatus, EngineStatus, HandshakeCounts, Latencies, LimitStatus, ListenerStatus, PoolStatus, RecentErrors,
+    ServerStatus,
 };
 
 /// So many configurations before the current one are kept for exchanges that began with them.
@@ -324,6 +325,13 @@ impl Engine {
     /// Connections of a listener that its `allow` and `deny` have turned away so far.
     pub fn listener_denied(&self, name: &str) -> u64 {
         self.counters.get(name).map_or(0, |c| c.denied.load(Ordering::Relaxed))
+    }
+
+    /// TLS handshakes of a listener so far.
+    pub fn listener_handshakes(&self, name: &str) -> HandshakeCounts {
+        let counters = self.counters.get(name);
+        let count = |of: fn(&ListenerCounters) -> &AtomicU64| counters.map_or(0, |c| of(c).load(Ordering::Relaxed));
+        HandshakeCounts { handshakes: count(|c| &c.handshakes), failed: count(|c| &c.failed_handshakes) }
     }
 
     /// Ends the sessions and exchanges whose server is the primary no more.

@@ -46,6 +46,17 @@ pub struct ListenerStatus {
     pub denied: u64,
     /// Accepted in the last second.
     pub accepted_per_second: u64,
+    /// With TLS.
+    pub tls: Option<HandshakeCounts>,
+}
+
+/// TLS handshakes of a listener so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct HandshakeCounts {
+    /// Made.
+    pub handshakes: u64,
+    /// Failed.
+    pub failed: u64,
 }
 
 /// What a limit has decided since its table was made; a reload keeps it.
@@ -197,6 +208,7 @@ impl Engine {
                 accepted,
                 rejected,
                 denied: self.listener_denied(&l.name),
+                tls: l.tls.as_ref().map(|_| self.listener_handshakes(&l.name)),
                 accepted_per_second: rate(&l.name),
             }
         });

@@ -59,7 +59,9 @@ impl ResolvesServerCert for Chooser {
     fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
         let name = hello.server_name().map(str::to_ascii_lowercase);
         let (schemes, suites) = (hello.signature_schemes(), hello.cipher_suites());
-        self.choose(name.as_deref(), |key| is_usable(key, schemes, suites))
+        let usable = self.choose(name.as_deref(), |key| is_usable(key, schemes, suites));
+        // With one that the client cannot use, rustls finds out what there is not in common, and tells it.
+        usable.or_else(|| self.default.first().cloned())
     }
 }
 

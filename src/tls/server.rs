@@ -9,6 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use sha2::{Digest as _, Sha256};
 
 use super::chooser::Chooser;
+use super::hello::Version;
 use super::tickets::Ticketer;
 use super::{Certificate, ClientAuth, ClientAuthMode, Digest, TicketKey, Tickets, provider};
 
@@ -42,6 +43,7 @@ pub struct Terms<'t> {
 pub struct Server {
     /// For rustls.
     pub config: Arc<ServerConfig>,
+    profile: Profile,
     client_auth: ClientAuth,
 }
 
@@ -83,7 +85,16 @@ impl Server {
         } else {
             config.send_tls13_tickets = 0;
         }
-        Some(Self { config: Arc::new(config), client_auth: terms.client_auth.clone() })
+        Some(Self { config: Arc::new(config), profile: terms.profile, client_auth: terms.client_auth.clone() })
+    }
+
+    /// Whether a client that can speak `version`, and none after it, can be served.
+    pub fn speaks(&self, version: Version) -> bool {
+        let oldest = match self.profile {
+            Profile::Modern => Version(0x0304),
+            Profile::Intermediate => Version(0x0303),
+        };
+        version >= oldest
     }
 
     /// Whether clients are asked for certificates.

@@ -315,7 +315,8 @@ pub(super) fn site(
         };
         let certificates = if own_certificates.is_empty() { &tls.certificates } else { &own_certificates };
         if certificates.is_empty() {
-            if written.certificates.is_empty() {
+            let tables = || file.listener.get(&*listener.name).and_then(|raw| raw.tls.0.as_ref());
+            if written.certificates.is_empty() && tables().is_none_or(|tls| tls.certificates.is_empty()) {
                 cx.problems
                     .error(
                         raw.key,
