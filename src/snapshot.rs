@@ -11,7 +11,7 @@ use std::sync::Arc;
 use crate::balance::Split;
 use crate::config::model::{self, Action, Config, Overrides, Route, ServerAddress, Share, Site, SiteTls};
 use crate::pool::{CircuitOpen, Pass, Pool, Wanted};
-use crate::route::RouteTable;
+use crate::route::{RouteTable, TlsRouteTable};
 use crate::telemetry::access_log::{Log, Sinks};
 use crate::template::Template;
 use crate::time::Millis;
@@ -53,6 +53,8 @@ pub struct ListenerView {
     pub routes: RouteTable<RouteView, SiteView>,
     /// Pool of a TCP listener.
     pub pool: Option<usize>,
+    /// Where TLS goes that is passed through.
+    pub passthrough: Option<PassthroughView>,
     /// Access log of what reaches no site, and of TCP sessions.
     pub log: Option<Arc<Log>>,
     /// What stands before those; whom it lets connect is decided at accept.
@@ -64,6 +66,23 @@ pub struct ListenerView {
     pub asks_clients: bool,
     /// What it says of https where no site does.
     pub https: Option<Arc<Https>>,
+}
+
+/// Where TLS goes that is passed through; what no route takes goes to the listener's pool.
+#[derive(Debug)]
+pub struct PassthroughView {
+    /// Which route.
+    table: TlsRouteTable,
+    /// Of each route.
+    pools: Vec<Option<usize>>,
+}
+
+impl PassthroughView {
+    /// The number of the route of a client that wants `name` and offers the protocols `alpn`, and its pool.
+    pub fn find(&self, name: Option<&str>, alpn: &[Vec<u8>]) -> Option<(usize, Option<usize>)> {
+        let route = self.table.find(name, alpn)?;
+        Some((route, self.pools.get(route).copied().flatten()))
+    }
 }
 
 /// A route and what its names stand for.
@@ -223,7 +242,13 @@ impl Snapshot {
                         |r: &Arc<Route>| route(&l.admission, https.get(&r.site), r),
                         |s: &Site| site(l, https.get(&s.name), s),
                     ),
-                    pool: l.tcp.as_ref().and_then(|t| pool_index(&t.pool)),
+                    pool: l.tcp.as_ref().and_then(|t| pool_index(t.pool.as_ref()?)),
+                    passthrough: l.tcp.as_ref().and_then(|t| t.passthrough.as_ref()).map(|passthrough| {
+                        PassthroughView {
+                            table: TlsRouteTable::new(&passthrough.routes),
+                            pools: passthrough.routes.iter().map(|route| pool_index(&route.pool)).collect(),
+                        }
+                    }),
                     log: log_of(l.access_log.as_ref()),
                     gate: Gate::new(&[], &l.admission.limits, None, &limiters),
                     https: Https::new(&model::Https::default(), &l.http.https),

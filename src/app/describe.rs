@@ -346,6 +346,8 @@ pub(super) fn explanation(answer: &Value) -> String {
     if !why("path").is_empty() {
         line("path", &answer["path"], "normalised");
         line("site", &answer["site"], why("site_why"));
+    }
+    if !why("path").is_empty() || !answer["route"].is_null() {
         line("route", &answer["route"], why("route_why"));
     }
     for passed in list(&answer["passed_over"]) {

@@ -137,7 +137,7 @@ const LONGEST: usize = 80;
 /// An element of a list: of a table, what names it.
 fn label(value: &Value) -> String {
     let of_table = |table: &Table| {
-        let keys = ["name", "address", "path", "path_prefix", "path_exact", "path_regex", "pool"];
+        let keys = ["name", "address", "path", "path_prefix", "path_exact", "path_regex", "sni", "alpn", "pool"];
         keys.iter().find_map(|key| table.get(*key)).map_or_else(|| "{...}".to_owned(), short)
     };
     value.as_table().map_or_else(|| short(value), of_table)

@@ -156,6 +156,8 @@ const FOREIGN: &[(&str, &str)] = &[
     ("server_name", "`hosts` of a site"),
     ("set_real_ip_from", "`trusted_proxies` of a listener"),
     ("split_clients", "`pools` of a route, with `weight` and `split_key`"),
+    ("req_ssl_sni", "`sni` of `[[listener.NAME.tls_route]]`, with protocol = \"tls_passthrough\""),
+    ("ssl_preread", "protocol = \"tls_passthrough\" of a listener, and `[[listener.NAME.tls_route]]`"),
     ("stick", "`sticky = { type = \"source\" }` of a pool, or \"header\""),
     ("stick_on", "`sticky = { type = \"source\" }` of a pool, or \"header\""),
     ("sticky_cookie_insert", "`sticky = { type = \"cookie\", ... }` of a pool"),

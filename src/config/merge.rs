@@ -7,8 +7,8 @@ use super::decode::{self, Decode, Field, Key, Keys, List, Shape};
 use super::diagnostic::{Diagnostics, Problems, Source, Sources};
 use super::document::{Item, Place, Table, Value};
 use super::raw::{
-    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawHttps, RawOwnNode, RawRoles,
-    RawStickyCookie, RawStickyLearned, RawTcpListener,
+    RawDatabaseCheck, RawDefaults, RawFile, RawHttpCheck, RawHttpListener, RawHttps, RawOwnNode, RawPassthrough,
+    RawRoles, RawStickyCookie, RawStickyLearned, RawTcpListener,
 };
 use super::{help, resolve};
 
@@ -200,14 +200,20 @@ fn protocol(listener: &Table) -> Option<&str> {
 /// The keys that only listeners of the other protocol have.
 fn foreign_keys(listener: &Table, default: &Table) -> Vec<&'static str> {
     // A role in a listener that speaks http is one of its short form, which takes no defaults of listeners.
-    let keys = match protocol(listener).or(protocol(default)) {
-        Some("tcp") => &[RawHttpListener::KEYS, RawHttps::KEYS][..],
-        _ => return names(&[RawTcpListener::KEYS, RawRoles::KEYS]),
+    let protocol = protocol(listener).or(protocol(default));
+    let keys = match protocol {
+        Some("tcp") => &[RawHttpListener::KEYS, RawHttps::KEYS, RawPassthrough::KEYS],
+        Some("tls_passthrough") => &[RawHttpListener::KEYS, RawHttps::KEYS, RawRoles::KEYS][..],
+        _ => return names(&[RawTcpListener::KEYS, RawRoles::KEYS, RawPassthrough::KEYS]),
     };
     let has_header = [listener, default].into_iter().find_map(|table| table.get("proxy_protocol")?.as_str());
-    let of_header =
-        if has_header.is_none_or(|word| word == "off") { &["header_timeout", "trusted_proxies"][..] } else { &[] };
-    [&names(keys), of_header].concat()
+    let others = match (protocol, has_header.is_some_and(|word| word != "off")) {
+        (Some("tcp"), true) => &[][..],
+        (Some("tcp"), false) => &["header_timeout", "trusted_proxies"],
+        (_, true) => &["tls"],
+        (_, false) => &["tls", "trusted_proxies"],
+    };
+    [&names(keys), others].concat()
 }
 
 fn names(groups: &[&'static [Key]]) -> Vec<&'static str> {
@@ -360,7 +366,7 @@ fn expand_short_forms(table: &mut Table, problems: &mut Problems) {
     for (name, item) in listeners {
         let (key, place) = (item.key, item.place);
         let Some(listener) = item.as_table_mut() else { continue };
-        if protocol(listener).or(default.as_deref()) == Some("tcp") {
+        if matches!(protocol(listener).or(default.as_deref()), Some("tcp" | "tls_passthrough")) {
             continue;
         }
         let pool = listener.remove("pool");

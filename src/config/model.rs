@@ -9,6 +9,7 @@ mod check;
 mod https;
 mod limit;
 mod overrides;
+mod passthrough;
 mod pool;
 mod route;
 mod sticky;
@@ -30,6 +31,7 @@ pub use check::{DatabaseProbe, Expected, GrpcProbe, HealthCheck, HttpProbe, Prob
 pub use https::{Hsts, Https, HttpsRedirect};
 pub use limit::{Admission, Limit, LimitKey};
 pub use overrides::{Duty, Override, Overrides};
+pub use passthrough::{Passthrough, TlsRoute};
 pub use pool::{
     Algorithm, CircuitBreaker, Consistent, Ejection, HttpVersion, Pool, RetryBudget, ServerAddress, ServerSpec,
 };
@@ -163,6 +165,8 @@ pub enum Protocol {
     Http,
     /// Bytes.
     Tcp,
+    /// TLS, of which only the client's first message is looked at.
+    TlsPassthrough,
 }
 
 /// Whether connections begin with a header of the PROXY protocol.
@@ -212,7 +216,7 @@ pub struct Listener {
     pub proxy_header: Option<ProxyHeader>,
     /// Settings of `protocol = "http"`.
     pub http: HttpListener,
-    /// Settings of `protocol = "tcp"`; `None` for HTTP.
+    /// Settings of `protocol = "tcp"` and `"tls_passthrough"`; `None` for HTTP.
     pub tcp: Option<TcpListener>,
     /// What is spoken is inside TLS.
     pub tls: Option<Tls>,
@@ -278,12 +282,14 @@ pub struct Http2 {
 /// The TCP side of a listener.
 #[derive(Debug, Clone)]
 pub struct TcpListener {
-    /// Name of the pool.
-    pub pool: Arc<str>,
+    /// Name of the pool; `None`: only routes of `passthrough` lead on.
+    pub pool: Option<Arc<str>>,
     /// No byte in either direction for this long ends the session. 1 h.
     pub idle_timeout: Duration,
     /// Only some of the pool's servers; `None`: any.
     pub roles: Option<RoleRule>,
+    /// TLS is passed through; `None`: whatever it is.
+    pub passthrough: Option<Passthrough>,
 }
 
 /// `role` of a listener or a route: only servers that have it.

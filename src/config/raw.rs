@@ -5,6 +5,7 @@
 mod check;
 mod https;
 mod limit;
+mod passthrough;
 mod pool;
 mod route;
 mod sticky;
@@ -31,6 +32,7 @@ use crate::proxy_protocol::Version;
 pub(super) use check::{RawDatabaseCheck, RawHealthCheck, RawHttpCheck, RawTextRegex};
 pub(super) use https::{RawHsts, RawHttps, RawRedirectHttps};
 pub(super) use limit::{RawAdmission, RawLimit};
+pub(super) use passthrough::{RawPassthrough, RawTlsRoute};
 pub(super) use pool::{RawPool, RawServer};
 pub(super) use route::{
     RawErrorPage, RawHeaderEdits, RawHeaderRegex, RawRedirect, RawRoles, RawRoute, RawSettings, RawShare, RawSite,
@@ -186,10 +188,10 @@ table! {
 
 table! {
     /// `[listener.NAME]`
-    struct RawListener with http: RawHttpListener, https: RawHttps, tcp: RawTcpListener, admission: RawAdmission, roles: RawRoles {
+    struct RawListener with http: RawHttpListener, https: RawHttps, tcp: RawTcpListener, passthrough: RawPassthrough, admission: RawAdmission, roles: RawRoles {
         /// Addresses with ports; a box need not hold an address that is in a virtual router.
         bind: List<SocketAddr>,
-        /// "http" or "tcp".
+        /// "http", "tcp", or "tls_passthrough": tcp to a pool that the client's first TLS message chooses.
         protocol: Protocol = "http",
         /// Short form without sites: where everything goes that no route of the listener takes.
         pool: String,
@@ -211,7 +213,7 @@ table! {
         /// headers are with `proxy_protocol`, for which tcp has it too.
         trusted_proxies: List<Cidr> = [],
         /// From the first byte of a request head, or from accept, to its end; then 408. Also from accept to the end of a
-        /// PROXY header, for which tcp has it too.
+        /// PROXY header, for which tcp has it too, and of the client's first TLS message with tls_passthrough.
         header_timeout: Period = "60s",
         /// Clients speak TLS, and what is inside goes on as `protocol` says. "off": they do not.
         tls: OrOff<RawTls> = "off",
@@ -263,7 +265,7 @@ table! {
 }
 
 table! {
-    /// Keys of listeners with `protocol = "tcp"`
+    /// Keys of listeners with `protocol = "tcp"` or `"tls_passthrough"`
     struct RawTcpListener {
         /// No byte in either direction for this long ends the session.
         idle_timeout: Period = "1h",

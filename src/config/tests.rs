@@ -218,7 +218,7 @@ fn defaults_are_for_all_tables_of_their_kind_and_protocol() {
 fn the_protocol_may_be_a_default() {
     let text = format!("{LEAST}[defaults.listener]\nprotocol = \"tcp\"\nheader_timeout = \"7s\"\n");
     let config = load_text(&text).config;
-    assert_eq!(&*config.listeners[0].tcp.as_ref().unwrap().pool, "web");
+    assert_eq!(config.listeners[0].tcp.as_ref().unwrap().pool.as_deref(), Some("web"));
     assert!(config.sites.is_empty(), "a TCP listener has no short form");
 }
 

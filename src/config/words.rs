@@ -28,7 +28,7 @@ pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };
 
-choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp });
+choices!(Protocol { "http" => Self::Http, "tcp" => Self::Tcp, "tls_passthrough" => Self::TlsPassthrough });
 choices!(ProxyProtocol { "off" => Self::Off, "optional" => Self::Optional, "required" => Self::Required });
 choices!(HttpVersion { "1.1" => Self::Http1, "2" => Self::Http2 });
 choices!(Version { "v1" => Self::V1, "v2" => Self::V2 });

@@ -2,6 +2,7 @@
 
 mod gate;
 mod https;
+mod passthrough;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -15,7 +16,7 @@ use crate::http1::{self, Limits, Parse, RequestHead};
 use crate::net::clock;
 use crate::pool::{PickInput, Pool, ServerCondition, ServerReport, Stick, Tried, Wanted};
 use crate::proxy::http::{chosen, headers::decimal, is_challenge, says_https, stick, write_ip};
-use crate::proxy::status::algorithm_name;
+use crate::proxy::status::{algorithm_name, protocol_name};
 use crate::route::{Found, MAX_HOST, normalise_host};
 use crate::snapshot::{Chosen, RouteView, SiteView, Snapshot, SplitView};
 use crate::telemetry::reason::Reason;
@@ -24,7 +25,7 @@ use crate::template::{Var, Variables};
 /// A request that nobody has made.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// `http://host[:port]/path?query`, or `tcp://address:port`.
+    /// `http://host[:port]/path?query`, `tcp://address:port`, or `tls://host[:port]`.
     pub url: &'a str,
     /// As on the wire.
     pub method: &'a str,
@@ -118,6 +119,7 @@ pub fn explain(snapshot: &Snapshot, query: &Query<'_>, liveness: Liveness) -> Re
     let explanation = Explanation { live: liveness == Liveness::Live, ..Explanation::default() };
     match query.url.split_once("://") {
         Some(("tcp", address)) => explain_tcp(snapshot, query, address, explanation),
+        Some(("tls", rest)) => passthrough::explain(snapshot, query, rest, explanation),
         Some(("http", rest)) => explain_http(snapshot, query, rest, explanation),
         Some(("https", _)) => Err("TLS is not there yet: ask for http://".to_owned()),
         _ => Err(format!("{}: not a URL such as http://shop.example.com/path or tcp://192.0.2.100:3306", query.url)),
@@ -139,20 +141,20 @@ fn explain_tcp(
         return Ok(to);
     }
     if let Some(pool) = snapshot.listeners[index].pool {
-        let nothing = RequestHead::default();
-        let vars = ImaginedVars {
-            head: &nothing,
-            bytes: b"",
-            path: b"",
-            client: query.client,
-            listener: &to.listener.clone(),
-        };
-        gate::pass(snapshot.listeners[index].gate.as_deref(), query.client, "", &vars, &mut to);
-        let tcp = snapshot.config.listeners[index].tcp.as_ref();
-        let wanted = tcp.and_then(|tcp| tcp.roles).map(Wanted::from);
-        pick(snapshot, pool, query.client, wanted, &vars, &mut to);
+        session(snapshot, index, pool, query, &mut to);
     }
     Ok(to)
+}
+
+/// What becomes of a session of listener `index` that goes to `pool`.
+fn session(snapshot: &Snapshot, index: usize, pool: usize, query: &Query<'_>, to: &mut Explanation) {
+    let nothing = RequestHead::default();
+    let listener = &to.listener.clone();
+    let vars = ImaginedVars { head: &nothing, bytes: b"", path: b"", client: query.client, listener };
+    gate::pass(snapshot.listeners[index].gate.as_deref(), query.client, "", &vars, to);
+    let tcp = snapshot.config.listeners[index].tcp.as_ref();
+    let wanted = tcp.and_then(|tcp| tcp.roles).map(Wanted::from);
+    pick(snapshot, pool, query.client, wanted, &vars, to);
 }
 
 fn explain_http(
@@ -163,7 +165,7 @@ fn explain_http(
 ) -> Result<Explanation, String> {
     let (authority, target) = rest.find(['/', '?']).map_or((rest, "/"), |at| rest.split_at(at));
     let slash = if target.starts_with('?') { "/" } else { "" };
-    let (host, port) = split_port(authority)?;
+    let (host, port) = split_port(authority, 80)?;
     let ip = host.trim_matches(['[', ']']).parse().ok();
     let (index, http) = listener(snapshot, Protocol::Http, ip, port, &mut to)?;
     if !connects(snapshot, index, query.client, &mut to) {
@@ -258,10 +260,10 @@ fn connects(snapshot: &Snapshot, index: usize, client: IpAddr, to: &mut Explanat
 }
 
 /// Host and port of `host[:port]`.
-fn split_port(authority: &str) -> Result<(&str, u16), String> {
+fn split_port(authority: &str, default: u16) -> Result<(&str, u16), String> {
     let after_bracket = authority.rfind(']').map_or(0, |at| at + 1);
     match authority[after_bracket..].rfind(':') {
-        None => Ok((authority, 80)),
+        None => Ok((authority, default)),
         Some(colon) => {
             let (host, port) = authority.split_at(after_bracket + colon);
             let port = port[1..].parse().map_err(|_| format!("{authority}: the port is not a number up to 65535"))?;
@@ -288,7 +290,7 @@ fn listener<'s>(
         let known: Vec<_> = all().flat_map(|l| l.bind.iter().map(|a| format!("{a} ({})", l.name))).collect();
         let known = if known.is_empty() { "there is none".to_owned() } else { known.join(", ") };
         let place = ip.map_or_else(|| format!("port {port}"), |ip| SocketAddr::new(ip, port).to_string());
-        let protocol = if protocol == Protocol::Http { "http" } else { "tcp" };
+        let protocol = protocol_name(protocol);
         return Err(format!("no {protocol} listener on {place}; those there are: {known}"));
     };
     to.listener = Arc::clone(&first.name);

@@ -18,6 +18,7 @@ use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, End, Preface};
 use crate::proxy::worker::Worker;
 use crate::telemetry::reason::Reason;
+use crate::time::Millis;
 use crate::tls::Agreed;
 use crate::tls::hello::{ClientHello, Malformed, Parse, Reader, Version};
 
@@ -59,19 +60,56 @@ pub(crate) async fn begin(
             Some(preface)
         }
         Err(failure) => {
-            tell(stream, &failure, listener);
-            let peer = preface.source();
-            tracing::debug!(listener = %listener.name, %peer, server_name = name, %failure, "no TLS handshake");
-            if let Some(reason) = failure.reason(listener) {
-                listener.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
-                let (client, host) = (peer.ip().to_canonical(), name.unwrap_or_default());
-                worker.shared.errors.record(|| FailedExchange {
-                    host,
-                    ..FailedExchange::new(client, Arc::clone(&listener.name), reason)
-                });
-            }
+            give_up(stream.sock(), &failure, name, &preface, worker, listener);
             None
         }
+    }
+}
+
+/// Reads what a client says first whose TLS is passed through, until `deadline`. `None`: the connection is to be closed; what
+/// there is to say about it has been said.
+pub(crate) async fn read_hello<T: Transport>(
+    io: &T,
+    preface: Preface,
+    deadline: Millis,
+    worker: &Worker,
+    listener: &ListenerCtx,
+) -> Option<Preface> {
+    let timer = worker.wheel.timer();
+    timer.set(deadline);
+    match hello(io, preface.take_rest(), &timer, worker, listener).await {
+        Ok((hello, bytes)) => Some(preface.with_hello(hello, bytes)),
+        Err(failure) => {
+            give_up(io, &failure, None, &preface, worker, listener);
+            None
+        }
+    }
+}
+
+/// Tells a client that nobody here has the name it wants.
+pub(crate) fn say_unrecognised_name<T: Transport>(io: &T, listener: &ListenerCtx) {
+    tell(io, &Failure::Name(String::new()), listener);
+}
+
+/// Tells the client and the operator why there is no connection.
+fn give_up<T: Transport>(
+    io: &T,
+    failure: &Failure,
+    name: Option<String>,
+    preface: &Preface,
+    worker: &Worker,
+    listener: &ListenerCtx,
+) {
+    tell(io, failure, listener);
+    let peer = preface.source();
+    tracing::debug!(listener = %listener.name, %peer, server_name = name, %failure, "no TLS handshake");
+    if let Some(reason) = failure.reason(listener) {
+        listener.counters.failed_handshakes.fetch_add(1, Ordering::Relaxed);
+        let (client, host) = (peer.ip().to_canonical(), name.unwrap_or_default());
+        worker
+            .shared
+            .errors
+            .record(|| FailedExchange { host, ..FailedExchange::new(client, Arc::clone(&listener.name), reason) });
     }
 }
 
@@ -84,7 +122,7 @@ async fn handshake(
     listener: &ListenerCtx,
     name: &mut Option<String>,
 ) -> Result<Agreed, Failure> {
-    let (hello, received) = hello(stream, rest, timer, worker, listener).await?;
+    let (hello, received) = hello(stream.sock(), rest, timer, worker, listener).await?;
     name.clone_from(&hello.server_name);
     let server = {
         let (view, index) = listener.view(worker);
@@ -108,8 +146,8 @@ async fn handshake(
 }
 
 /// What the client says first, and the bytes of it.
-async fn hello(
-    stream: &TlsStream,
+async fn hello<T: Transport>(
+    io: &T,
     rest: Option<Buffer>,
     timer: &Timer,
     worker: &Worker,
@@ -124,13 +162,13 @@ async fn hello(
     let mut bytes = rest.map_or_else(Vec::new, |rest| rest.bytes().to_vec());
     let parsed = match parse(&bytes).filter(|_| !bytes.is_empty()) {
         Some(parsed) => parsed,
-        None => preface::read_until(stream.sock(), timer, worker, listener, &mut bytes, parse).await?,
+        None => preface::read_until(io, timer, worker, listener, &mut bytes, parse).await?,
     };
     Ok((parsed.map_err(Failure::Hello)?, preface::held(&bytes, worker)))
 }
 
 /// Tells the client why, where that is not done yet: an alert (RFC 8446 section 6), or plain text to who speaks it.
-fn tell(stream: &TlsStream, failure: &Failure, listener: &ListenerCtx) {
+fn tell<T: Transport>(io: &T, failure: &Failure, listener: &ListenerCtx) {
     let alert = |description: AlertDescription| vec![21, 3, 3, 0, 2, 2, description.into()];
     let message = match failure {
         Failure::Hello(_) if failure.is_plain_http() && listener.tcp.is_none() => PLAIN_HTTP.into(),
@@ -142,8 +180,8 @@ fn tell(stream: &TlsStream, failure: &Failure, listener: &ListenerCtx) {
     };
     // As much as goes at once, which is all unless the client has never read.
     let mut cx = Context::from_waker(Waker::noop());
-    let _ = stream.sock().poll_send(&mut cx, &[IoSlice::new(&message)]);
-    let _ = stream.sock().shutdown();
+    let _ = io.poll_send(&mut cx, &[IoSlice::new(&message)]);
+    let _ = io.shutdown();
 }
 
 impl From<End> for Failure {

@@ -30,6 +30,7 @@ use crate::telemetry::reason::Reason;
 use crate::template::Var;
 use crate::time::Millis;
 use crate::tls::Agreed;
+use crate::tls::hello::{self, ClientHello};
 
 /// What connections of a listener begin with.
 #[derive(Debug)]
@@ -49,6 +50,8 @@ pub(crate) struct Preface {
     pub(crate) header: Header,
     /// What the TLS handshake behind it has come to.
     pub(crate) agreed: Option<Agreed>,
+    /// What the client says of TLS that is passed through.
+    pub(crate) hello: Option<ClientHello>,
     /// Read behind it.
     rest: RefCell<Option<Buffer>>,
 }
@@ -64,6 +67,11 @@ impl Preface {
         self.rest.take()
     }
 
+    /// Adds what the client says of TLS that is passed through, and `bytes`, all that have come.
+    pub(crate) fn with_hello(self, hello: ClientHello, bytes: Option<Buffer>) -> Self {
+        Self { hello: Some(hello), rest: RefCell::new(bytes), ..self }
+    }
+
     /// Appends the value of one of the variables that tell of it; the others have none here.
     pub(crate) fn write(&self, var: &Var, out: &mut Vec<u8>) {
         let ip = |ip: IpAddr, out: &mut _| write_ip(out, ip.to_canonical());
@@ -73,8 +81,19 @@ impl Preface {
             (Var::ProxyProtocolPort, Some(addresses)) => decimal(out, u64::from(addresses.source.port())),
             (Var::ProxyProtocolServerAddr, Some(addresses)) => ip(addresses.destination.ip(), out),
             (Var::ProxyProtocolServerPort, Some(addresses)) => decimal(out, u64::from(addresses.destination.port())),
-            _ => {}
+            _ => self.hello.iter().for_each(|hello| write_hello(hello, var, out)),
         }
+    }
+}
+
+fn write_hello(hello: &ClientHello, var: &Var, out: &mut Vec<u8>) {
+    match var {
+        Var::SslPrereadServerName => out.extend(hello.server_name.iter().flat_map(|name| name.bytes())),
+        Var::SslPrereadAlpnProtocols => out.extend(hello.alpn.join(&b","[..])),
+        Var::SslPrereadProtocol => {
+            out.extend(hello.highest_version().and_then(hello::Version::name).unwrap_or_default().bytes())
+        }
+        _ => {}
     }
 }
 
@@ -139,7 +158,7 @@ pub(crate) async fn read<T: Transport>(
     worker: &Worker,
     listener: &ListenerCtx,
 ) -> Option<Preface> {
-    let none = Preface { proxy: peer, header: Header::default(), agreed: None, rest: RefCell::default() };
+    let none = Preface { proxy: peer, header: Header::default(), agreed: None, hello: None, rest: RefCell::default() };
     let Some(Expected { header: expected, access }) = &listener.expected else { return Some(none) };
     let is_trusted = expected.trusted.iter().any(|network| network.contains(peer.ip()));
     let preface = match (is_trusted, expected.required) {

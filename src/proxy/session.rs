@@ -82,6 +82,12 @@ impl Session {
         self.peer.ip().to_canonical()
     }
 
+    /// The host that the client wants, of TLS that is passed through; else empty.
+    fn wanted(&self) -> &str {
+        let hello = self.preface.as_ref().and_then(|preface| preface.hello.as_ref());
+        hello.and_then(|hello| hello.server_name.as_deref()).unwrap_or_default()
+    }
+
     /// A server is about to be tried.
     pub(crate) fn tried(&mut self, server: &Arc<Server>) {
         if self.timed {
@@ -97,7 +103,8 @@ impl Session {
     /// What is kept of a session that failed; `reached`: the server it was on.
     pub(crate) fn failed(&self, reason: Reason, reached: Option<&Server>) -> FailedExchange {
         let mut failed = FailedExchange {
-            pool: Some(Arc::clone(&self.pool)),
+            host: self.wanted().to_owned(),
+            pool: Some(Arc::clone(&self.pool)).filter(|pool| !pool.is_empty()),
             queued_ms: self.queued.map(|micros| micros / 1000),
             duration_ms: Some(clock::now_micros().saturating_sub(self.start) / 1000),
             ..FailedExchange::new(self.client(), Arc::clone(&self.listener), reason)
@@ -143,7 +150,10 @@ impl Variables for Session {
             | Var::ProxyProtocolAddr
             | Var::ProxyProtocolPort
             | Var::ProxyProtocolServerAddr
-            | Var::ProxyProtocolServerPort => {
+            | Var::ProxyProtocolServerPort
+            | Var::SslPrereadServerName
+            | Var::SslPrereadAlpnProtocols
+            | Var::SslPrereadProtocol => {
                 if let Some(preface) = &self.preface {
                     preface.write(var, out);
                 }

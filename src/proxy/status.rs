@@ -199,10 +199,7 @@ impl Engine {
             let (open, accepted, rejected) = self.listener_connections(&l.name).unwrap_or_default();
             ListenerStatus {
                 name: Arc::clone(&l.name),
-                protocol: match l.protocol {
-                    Protocol::Http => "http",
-                    Protocol::Tcp => "tcp",
-                },
+                protocol: protocol_name(l.protocol),
                 addresses: l.bind.clone(),
                 open,
                 accepted,
@@ -306,6 +303,15 @@ fn server_status(report: &ServerReport, now: Millis) -> ServerStatus {
         failures: server.failures(),
         ejections: server.ejections(),
         latency_us: server.latency.percentiles().map(latencies),
+    }
+}
+
+/// As it is written in the file.
+pub(crate) fn protocol_name(protocol: Protocol) -> &'static str {
+    match protocol {
+        Protocol::Http => "http",
+        Protocol::Tcp => "tcp",
+        Protocol::TlsPassthrough => "tls_passthrough",
     }
 }
 

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use crate::config::model::{Algorithm, RetryOn};
+use crate::config::model::{Algorithm, Passthrough, RetryOn};
 use crate::net::TlsStream;
 use crate::net::buffer::SMALL;
 use crate::net::wheel::Timer;
@@ -19,6 +19,8 @@ use crate::proxy::pump::{Framing, Pump, Recode};
 use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, Worker, admit};
+use crate::snapshot::ListenerView;
+use crate::telemetry::access_log::Log;
 use crate::telemetry::reason::Reason;
 
 /// A client connection.
@@ -41,14 +43,28 @@ impl<C: Transport> Conn<C> {
 
     /// Reads what stands before the session; false: there will be none.
     pub(crate) async fn begin(&mut self) -> bool {
-        if self.listener.expected.is_none() {
+        let passthrough = self.listener.tcp.as_ref().and_then(|tcp| tcp.passthrough.as_ref());
+        if self.listener.expected.is_none() && passthrough.is_none() {
             return true;
         }
-        let read = preface::read(&self.client, self.peer, &self.worker, &self.listener);
-        let Some(preface) = Box::pin(read).await else { return false };
+        let Some(preface) = Box::pin(self.preface(passthrough)).await else { return false };
         self.peer = preface.source();
         self.preface = Some(Rc::new(preface));
         true
+    }
+
+    /// A PROXY header, and what TLS begins with that is passed through.
+    async fn preface(&self, passthrough: Option<&Passthrough>) -> Option<Preface> {
+        let Self { client, worker, listener, .. } = self;
+        let accepted = worker.now();
+        let preface = preface::read(client, self.peer, worker, listener).await?;
+        match passthrough {
+            None => Some(preface),
+            Some(passthrough) => {
+                let deadline = accepted.after(passthrough.timeout);
+                handshake::read_hello(client, preface, deadline, worker, listener).await
+            }
+        }
     }
 
     /// Serves it to its end.
@@ -58,7 +74,7 @@ impl<C: Transport> Conn<C> {
         let Some(settings) = &listener.tcp else { return };
         let (view, index) = listener.view(worker);
         let place = &view.snapshot.listeners[index];
-        let Some(index) = place.pool else { return };
+        let Some(index) = self.pool(place) else { return self.turn_away(place.log.as_ref()) };
         let wanted = settings.roles.map(Wanted::from);
         let admitted = admit(&view.snapshot, index, wanted, worker.now());
         let index = admitted.as_ref().map_or(index, |(index, _)| *index);
@@ -116,6 +132,29 @@ impl<C: Transport> Conn<C> {
         }
         if let Some(log) = log {
             worker.log.borrow_mut().line(&log, &session, SystemTime::now());
+        }
+    }
+}
+
+impl<C: Transport> Conn<C> {
+    /// Where it goes, by what the client says of TLS that is passed through, if it is.
+    fn pool(&self, place: &ListenerView) -> Option<usize> {
+        let hello = self.preface.as_ref().and_then(|preface| preface.hello.as_ref());
+        let found = hello.zip(place.passthrough.as_ref());
+        let found = found.and_then(|(hello, routes)| routes.find(hello.server_name.as_deref(), &hello.alpn));
+        found.map_or(place.pool, |(_, pool)| pool)
+    }
+
+    /// Ends a connection that leads nowhere.
+    fn turn_away(&self, log: Option<&Arc<Log>>) {
+        let Self { client, worker, listener, preface, .. } = self;
+        handshake::say_unrecognised_name(client, listener);
+        let mut session =
+            Session::new(listener, self.peer, preface.clone(), self.serial, Arc::default(), log.is_some());
+        session.finish(0, 0, Some(Reason::NoRoute));
+        worker.shared.errors.record(|| session.failed(Reason::NoRoute, None));
+        if let Some(log) = log {
+            worker.log.borrow_mut().line(log, &session, SystemTime::now());
         }
     }
 }

@@ -15,11 +15,13 @@
 mod explain;
 mod host;
 mod path;
+mod sni;
 
 use std::sync::Arc;
 
 pub use explain::{Claim, Unmet};
 pub use host::{MAX_HOST, normalise_host};
+pub use sni::TlsRouteTable;
 
 use crate::config::model::{HeaderMatch, Route, Site};
 use host::Hosts;

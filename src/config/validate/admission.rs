@@ -124,7 +124,7 @@ pub(super) fn admission(levels: &[&RawAdmission], cx: &mut Context<'_>) -> Admis
 /// What holds at a listener.
 pub(super) fn of_listener(raw: &RawAdmission, protocol: Protocol, cx: &mut Context<'_>) -> Admission {
     let admission = admission(&[raw], cx);
-    for name in raw.limits.iter().filter(|_| protocol == Protocol::Tcp) {
+    for name in raw.limits.iter().filter(|_| protocol != Protocol::Http) {
         // Not the place of the table's key, which has the same name.
         let Some(limit) = cx.file.limit.get(&**name).map(|limit| &**limit) else { continue };
         if limit.key.as_str() != ADDRESS {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use super::{Context, admission, check_name, https, role, sticky, tls};
+use super::{Context, admission, check_name, https, passthrough, role, sticky, tls};
 use crate::config::decode::{At, Keys};
 use crate::config::document::Place;
 use crate::config::model::{Http2, HttpListener, Listener, Protocol, ProxyHeader, ProxyProtocol, TcpListener};
@@ -36,12 +36,14 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
             pool.zip(found).map(|(pool, found)| {
                 sticky::check_tcp(pool, found, cx);
                 TcpListener {
-                    pool: pool.as_str().into(),
+                    pool: Some(pool.as_str().into()),
                     idle_timeout: raw.tcp.idle_timeout.get(),
                     roles: role::roles(&raw.roles, pool, found, cx),
+                    passthrough: None,
                 }
             })
         }
+        Protocol::TlsPassthrough => passthrough::passthrough(raw, cx),
     };
     let top = cx.top_log();
     let http = http(raw, cx);
@@ -55,7 +57,7 @@ fn listener(name: &str, raw: &At<RawListener>, cx: &mut Context<'_>) -> Option<L
         max_connections: raw.max_connections.0.map(|n| n.0),
         tcp_keepalive: match raw.tcp_keepalive.get() {
             Some(period) => period.0.map(|period| period.get()),
-            None => (protocol == Protocol::Tcp).then_some(TCP_KEEPALIVE),
+            None => (protocol != Protocol::Http).then_some(TCP_KEEPALIVE),
         },
         access_log: cx.log_within(&raw.access_log, &top),
         admission: admission::of_listener(&raw.admission, protocol, cx),
@@ -135,12 +137,20 @@ fn http2(raw: &RawHttpListener, tls: bool, cx: &mut Context<'_>) -> Http2 {
 
 /// Keys that the protocol of this listener has no use for.
 fn foreign_keys(raw: &RawListener, protocol: Protocol, cx: &mut Context<'_>) {
-    let (given, theirs, ours) = match protocol {
-        Protocol::Http => (raw.tcp.given(), "tcp", "http"),
-        Protocol::Tcp => ([raw.http.given(), raw.https.given()].concat(), "http", "tcp"),
+    let of_http = || [raw.http.given(), raw.https.given()].concat();
+    let (groups, ours) = match protocol {
+        Protocol::Http => ([(raw.tcp.given(), "tcp"), (raw.passthrough.given(), "tls_passthrough")], "speaks http"),
+        Protocol::Tcp => ([(of_http(), "http"), (raw.passthrough.given(), "tls_passthrough")], "speaks tcp"),
+        Protocol::TlsPassthrough => ([(of_http(), "http"), (raw.roles.given(), "tcp")], "passes TLS through"),
     };
-    for (key, place) in given {
-        cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener speaks {ours}"));
+    for (given, theirs) in groups {
+        for (key, place) in given {
+            cx.problems.error(place, format!("`{key}` is for protocol = \"{theirs}\", and this listener {ours}"));
+        }
+    }
+    if protocol == Protocol::TlsPassthrough && *raw.proxy_protocol == ProxyProtocol::Off && raw.trusted_proxies.given {
+        cx.problems
+            .error(raw.trusted_proxies.key, "`trusted_proxies` needs `proxy_protocol` here: nobody says anything else");
     }
     if protocol == Protocol::Tcp && *raw.proxy_protocol == ProxyProtocol::Off {
         let trusted = ("trusted_proxies", raw.trusted_proxies.given, raw.trusted_proxies.key);

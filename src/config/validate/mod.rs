@@ -9,6 +9,7 @@ mod global;
 mod https;
 mod listener;
 mod log;
+mod passthrough;
 mod pool;
 mod role;
 mod route;

@@ -139,7 +139,7 @@ fn outer_log(raw: &At<RawSite>, listeners: &[Arc<str>], cx: &mut Context<'_>) ->
     }
 }
 
-fn host_pattern(host: &At<String>, cx: &mut Context<'_>) -> Option<HostPattern> {
+pub(super) fn host_pattern(host: &At<String>, cx: &mut Context<'_>) -> Option<HostPattern> {
     let text = host.to_ascii_lowercase();
     let text = text.strip_suffix('.').unwrap_or(&text);
     let wildcard = text.strip_prefix('*');
@@ -165,7 +165,7 @@ fn host_pattern(host: &At<String>, cx: &mut Context<'_>) -> Option<HostPattern> 
     None
 }
 
-fn host_text(host: &HostPattern) -> String {
+pub(super) fn host_text(host: &HostPattern) -> String {
     match host {
         HostPattern::Exact(name) => name.to_string(),
         HostPattern::Suffix(suffix) => format!("*{suffix}"),

@@ -19,7 +19,14 @@ pub(super) const LONGEST_ALPN: usize = 255;
 
 pub(super) fn listener(raw: &RawListener, protocol: Protocol, http2: bool, cx: &mut Context<'_>) -> Option<Tls> {
     let place = raw.tls.place;
+    let key = raw.tls.key;
     let raw = raw.tls.0.as_ref()?;
+    if protocol == Protocol::TlsPassthrough {
+        cx.problems
+            .error(key, "a listener that passes TLS through has no `tls` of its own")
+            .help("protocol = \"tcp\" with `tls` decrypts it");
+        return None;
+    }
     let certificates = certificates(&raw.certificates, cx);
     if raw.certificates.is_empty() && raw.certificates.complete && protocol == Protocol::Tcp {
         cx.problems.error(place, "TLS needs a certificate").help("certificates = [\"/etc/bascule/tls/example.pem\"]");
@@ -39,7 +46,7 @@ fn alpn(raw: &RawTls, protocol: Protocol, http2: bool, cx: &mut Context<'_>) -> 
     let Some(names) = raw.alpn.get() else {
         return match protocol {
             Protocol::Http => HTTP_ALPN[usize::from(!http2)..].iter().map(|name| (*name).into()).collect(),
-            Protocol::Tcp => Arc::default(),
+            Protocol::Tcp | Protocol::TlsPassthrough => Arc::default(),
         };
     };
     for name in names.iter() {

@@ -257,3 +257,50 @@ fn a_plain_request_that_is_sent_to_https_says_where_to() {
     let found = ask_of(&snapshot, "http://shop.example.com/.well-known/acme-challenge/x", "GET", &[]).unwrap();
     assert_eq!(found.action, "challenge from acme_challenge_dir = /var/www/acme");
 }
+
+const PASSTHROUGH: &str = r#"
+[listener.tls]
+bind = ["192.0.2.1:443"]
+protocol = "tls_passthrough"
+[[listener.tls.tls_route]]
+sni = ["shop.example.com", "*.example.com"]
+pool = "shop"
+[[listener.tls.tls_route]]
+sni = ["*.example.com"]
+alpn = ["h2"]
+pool = "h2"
+[[listener.tls.tls_route]]
+alpn = ["acme-tls/1"]
+pool = "acme"
+[pool.shop]
+servers = ["10.0.0.1:443"]
+[pool.h2]
+servers = ["10.0.0.2:443"]
+[pool.acme]
+servers = ["10.0.0.3:443"]
+"#;
+
+#[test]
+fn tls_that_is_passed_through_goes_by_name_and_protocol() {
+    let snapshot = snapshot_of(&format!("[global]\nrun_dir = \"/nowhere\"\n{PASSTHROUGH}"));
+    for (url, route, why, pool) in [
+        ("tls://Shop.example.com", "tls_route 1", "sni shop.example.com", Some("shop")),
+        ("tls://a.b.example.com:443/", "tls_route 1", "sni *.example.com", Some("shop")),
+        ("tls://a.example.com?alpn=http/1.1,h2", "tls_route 2", "sni *.example.com, alpn h2", Some("h2")),
+        ("tls://192.0.2.1?alpn=acme-tls/1", "tls_route 3", "any name, alpn acme-tls/1", Some("acme")),
+        ("tls://192.0.2.1", "none", "no tls_route has the name and the protocols", None),
+        ("tls://elsewhere.test", "none", "no tls_route has the name and the protocols", None),
+    ] {
+        let found = ask_of(&snapshot, url, "GET", &[]).unwrap();
+        assert_eq!((&*found.listener, found.route.as_deref(), &*found.route_why), ("tls", Some(route), why), "{url}");
+        assert_eq!(found.pool.as_deref(), pool, "{url}");
+        assert_eq!(found.action.contains("unrecognized_name: no_route"), pool.is_none(), "{url}: {}", found.action);
+    }
+    for (url, error) in [
+        ("tls://shop.example.com:8443", "no tls_passthrough listener on port 8443"),
+        ("tls://shop.example.com?sni=x", "there is only alpn="),
+        ("tls://shop.example.com:x", "the port is not a number"),
+    ] {
+        assert!(ask_of(&snapshot, url, "GET", &[]).unwrap_err().contains(error), "{url}");
+    }
+}

@@ -49,6 +49,8 @@ impl<C: Transport> Vars<'_, '_, C> {
                     preface.write(var, out);
                 }
             }
+            // Of TLS that is passed through, which is never HTTP here.
+            Var::SslPrereadServerName | Var::SslPrereadAlpnProtocols | Var::SslPrereadProtocol => {}
             Var::RemoteUser => self.basic_user(out),
             Var::ServerAddr => write_ip(out, local_address(&conn.io, &conn.listener).ip().to_canonical()),
             Var::ServerPort => decimal(out, u64::from(conn.listener.address.port())),
