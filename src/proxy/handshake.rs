@@ -133,7 +133,7 @@ async fn handshake(
     if !hello.highest_version().is_some_and(|version| server.speaks(version)) {
         return Err(Failure::Version(hello.highest_version()));
     }
-    let started = stream.start_server(Arc::clone(&server.config), received);
+    let started = stream.start_server(Arc::clone(server.config(&hello)), received);
     started.map_err(|error| Failure::Tls(TlsError::Tls(error)))?;
     poll_fn(|cx| match stream.poll_handshake(cx) {
         Poll::Ready(done) => Poll::Ready(done.map_err(Failure::Tls)),

@@ -48,6 +48,9 @@ impl Version {
     }
 }
 
+/// Cipher suites of ChaCha20-Poly1305: of TLS 1.3 (RFC 8446 section B.4), and of 1.2 with ECDSA and RSA (RFC 7905).
+const CHACHA: &[u16] = &[0x1303, 0xcca9, 0xcca8];
+
 /// What a client said.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ClientHello {
@@ -58,6 +61,8 @@ pub struct ClientHello {
     pub alpn: Vec<Vec<u8>>,
     /// Versions that it can speak, most wanted first, without GREASE; of a client that does not list them the highest.
     pub versions: Vec<Version>,
+    /// The cipher that it wants most is ChaCha20-Poly1305: it has no AES in hardware.
+    pub prefers_chacha: bool,
 }
 
 impl ClientHello {
@@ -215,7 +220,9 @@ fn client_hello(body: &[u8]) -> Result<ClientHello, Malformed> {
         return Err(Malformed::Field("cipher suites"));
     }
     input.list8("compression methods", 1..=255)?;
-    let mut hello = ClientHello { versions: vec![Version(version)], ..ClientHello::default() };
+    let mut wanted = suites.chunks_exact(2).map(|suite| u16::from_be_bytes([suite[0], suite[1]]));
+    let prefers_chacha = wanted.find(|suite| !is_grease(*suite)).is_some_and(|suite| CHACHA.contains(&suite));
+    let mut hello = ClientHello { versions: vec![Version(version)], prefers_chacha, ..ClientHello::default() };
     // A client of before TLS 1.2 may have none.
     if input.0.is_empty() {
         return Ok(hello);

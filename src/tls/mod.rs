@@ -23,6 +23,7 @@ mod tickets;
 
 use std::sync::{Arc, LazyLock};
 
+use rustls::CipherSuite;
 use rustls::crypto::CryptoProvider;
 
 pub use agreed::{Agreed, Client};
@@ -35,8 +36,18 @@ pub use tickets::{TicketKey, TicketKeyError, TicketSeed, Tickets};
 
 /// What all cryptography is done with: the one place that names it.
 pub fn provider() -> &'static Arc<CryptoProvider> {
-    static PROVIDER: LazyLock<Arc<CryptoProvider>> =
-        LazyLock::new(|| Arc::new(rustls::crypto::aws_lc_rs::default_provider()));
+    static PROVIDER: LazyLock<Arc<CryptoProvider>> = LazyLock::new(|| {
+        let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+        // Of two ciphers that are good enough the faster one first: SHA-384 costs a fifth of a handshake here, and
+        // SHA-256 is in the hardware (Mozilla's profiles have them in this order too).
+        provider.cipher_suites.sort_by_key(|suite| match suite.suite() {
+            CipherSuite::TLS13_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256
+            | CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => 0,
+            _ => 1,
+        });
+        Arc::new(provider)
+    });
     &PROVIDER
 }
 

@@ -9,7 +9,7 @@ use rustls::version::{TLS12, TLS13};
 use sha2::{Digest as _, Sha256};
 
 use super::chooser::Chooser;
-use super::hello::Version;
+use super::hello::{ClientHello, Version};
 use super::tickets::Ticketer;
 use super::{Certificate, ClientAuth, ClientAuthMode, Digest, TicketKey, Tickets, provider};
 
@@ -41,8 +41,10 @@ pub struct Terms<'t> {
 
 /// One side of handshakes, for any number of connections.
 pub struct Server {
-    /// For rustls.
-    pub config: Arc<ServerConfig>,
+    /// We choose the cipher.
+    ours: Arc<ServerConfig>,
+    /// The client does.
+    theirs: Arc<ServerConfig>,
     profile: Profile,
     client_auth: ClientAuth,
 }
@@ -79,13 +81,17 @@ impl Server {
         config.alpn_protocols = terms.alpn.iter().map(|name| name.as_bytes().to_vec()).collect();
         config.session_storage = Arc::new(NoServerSessionStorage {});
         let binding = *terms.client_auth.digest();
+        // One is enough to come back with; who wants more connections at a time may use it again.
+        config.send_tls13_tickets = 1;
         if terms.tickets {
             let keys = terms.ticket_keys.to_vec();
             config.ticketer = Arc::new(Ticketer { keys, own: Arc::clone(tickets), binding });
         } else {
             config.send_tls13_tickets = 0;
         }
-        Some(Self { config: Arc::new(config), profile: terms.profile, client_auth: terms.client_auth.clone() })
+        let theirs = Arc::new(config.clone());
+        config.ignore_client_order = true;
+        Some(Self { ours: Arc::new(config), theirs, profile: terms.profile, client_auth: terms.client_auth.clone() })
     }
 
     /// Whether a client that can speak `version`, and none after it, can be served.
@@ -95,6 +101,12 @@ impl Server {
             Profile::Intermediate => Version(0x0303),
         };
         version >= oldest
+    }
+
+    /// For rustls, with a client that said this. All ciphers are good enough, so the fastest is taken; a client without AES
+    /// in hardware knows better which one that is (as BoringSSL, and OpenSSL with PRIORITIZE_CHACHA).
+    pub fn config(&self, hello: &ClientHello) -> &Arc<ServerConfig> {
+        if hello.prefers_chacha { &self.theirs } else { &self.ours }
     }
 
     /// Whether clients are asked for certificates.

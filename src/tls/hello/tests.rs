@@ -59,7 +59,12 @@ fn records(message: &[u8], fragment: usize) -> Vec<u8> {
 
 /// What every hello has before its extensions.
 fn start() -> Vec<u8> {
-    [&[3, 3][..], &[7; 32], &list8(&[9; 32]), &list16(&[0x13, 0x01, 0x0a, 0x0a]), &list8(&[0])].concat()
+    start_with(&[0x1301, 0x0a0a])
+}
+
+fn start_with(suites: &[u16]) -> Vec<u8> {
+    let suites: Vec<u8> = suites.iter().flat_map(|suite| suite.to_be_bytes()).collect();
+    [&[3, 3][..], &[7; 32], &list8(&[9; 32]), &list16(&suites), &list8(&[0])].concat()
 }
 
 /// One record with a hello that has these extensions.
@@ -99,6 +104,22 @@ fn what_openssl_sends_is_understood() {
     let hello = accept(&hex(OPENSSL_TLS10));
     assert_eq!(hello, ClientHello { versions: vec![Version(0x0301)], ..ClientHello::default() });
     assert_eq!(hello.highest_version().and_then(Version::name), Some("TLSv1"));
+}
+
+#[test]
+fn a_client_without_aes_in_hardware_is_known_by_its_first_cipher() {
+    for (suites, prefers_chacha) in [
+        (&[0x1303, 0x1301][..], true),
+        (&[0x2a2a, 0x1303, 0x1301], true),
+        (&[0xcca8, 0xc02f], true),
+        (&[0xcca9], true),
+        (&[0x1301, 0x1303], false),
+        (&[0x2a2a, 0x1301, 0x1303], false),
+        (&[0x2a2a], false),
+    ] {
+        let hello = accept(&records(&message(CLIENT_HELLO, &start_with(suites)), MAX_FRAGMENT));
+        assert_eq!(hello.prefers_chacha, prefers_chacha, "{suites:x?}");
+    }
 }
 
 #[test]
@@ -278,7 +299,8 @@ proptest! {
         let extensions = [extension(21, &vec![0; padding]), named(name.as_bytes()), extension(ALPN, &list16(&list))];
         let body = [start(), list16(&extensions.concat())].concat();
         let bytes = records(&message(CLIENT_HELLO, &body), fragment);
-        let expected = ClientHello { server_name: Some(name), alpn, versions: vec![Version(0x0303)] };
+        let expected =
+            ClientHello { server_name: Some(name), alpn, versions: vec![Version(0x0303)], ..ClientHello::default() };
         prop_assert_eq!(Reader::new(bytes.len()).parse(&bytes), Ok(Parse::Complete(expected)));
         prop_assert_eq!(Reader::new(bytes.len()).parse(&bytes[..bytes.len() - 1]), Ok(Parse::Partial));
     }
