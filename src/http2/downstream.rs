@@ -34,7 +34,23 @@ pub struct H2Stream {
     incoming: RefCell<Incoming>,
     outgoing: RefCell<Outgoing>,
     aborted: Cell<bool>,
-    purse: Rc<Purse>,
+    shared: Rc<Shared>,
+}
+
+/// What the streams of a connection have in common.
+#[derive(Debug)]
+pub struct Shared {
+    /// What the client may do without it doing anything.
+    pub purse: Purse,
+    /// Work space for heads of responses.
+    head: RefCell<ResponseHead>,
+}
+
+impl Shared {
+    /// That of a new connection.
+    pub fn new(purse: Purse) -> Self {
+        Self { purse, head: RefCell::new(ResponseHead::new()) }
+    }
 }
 
 struct Incoming {
@@ -61,8 +77,6 @@ enum Reading {
 struct Outgoing {
     to: To,
     answer: Answer,
-    head: ResponseHead,
-    data: Vec<u8>,
 }
 
 enum To {
@@ -77,17 +91,12 @@ impl H2Stream {
         respond: SendResponse<Bytes>,
         method: http1::Method,
         chunked: bool,
-        purse: Rc<Purse>,
+        shared: Rc<Shared>,
     ) -> Self {
         let incoming =
             Incoming { body, chunked, framing: Vec::new(), at: 0, data: Bytes::new(), tail: b"", state: Reading::Data };
-        let outgoing = Outgoing {
-            to: To::Head(respond),
-            answer: Answer::new(method),
-            head: ResponseHead::new(),
-            data: Vec::new(),
-        };
-        Self { incoming: RefCell::new(incoming), outgoing: RefCell::new(outgoing), aborted: Cell::new(false), purse }
+        let outgoing = Outgoing { to: To::Head(respond), answer: Answer::new(method) };
+        Self { incoming: RefCell::new(incoming), outgoing: RefCell::new(outgoing), aborted: Cell::new(false), shared }
     }
 
     /// The exchange is over. A response that is not whole is taken back; what is left of the request is not wanted
@@ -96,13 +105,13 @@ impl H2Stream {
         let mut out = self.outgoing.borrow_mut();
         let Outgoing { to, answer, .. } = &mut *out;
         if answer.is_complete() {
-            self.purse.give(1);
+            self.shared.purse.give(1);
             return;
         }
         match to {
             To::Body(stream) if answer.ends_with_stream() && !self.aborted.get() => {
                 if stream.send_data(Bytes::new(), true).is_ok() {
-                    self.purse.give(1);
+                    self.shared.purse.give(1);
                 }
             }
             To::Body(stream) => stream.send_reset(Reason::INTERNAL_ERROR),
@@ -188,15 +197,15 @@ impl Incoming {
 }
 
 impl Outgoing {
-    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], purse: &Purse) -> Poll<io::Result<usize>> {
+    fn poll_write(&mut self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>], shared: &Shared) -> Poll<io::Result<usize>> {
         let mut taken = 0;
         for buf in bufs {
             let mut rest = &buf[..];
             while !rest.is_empty() {
                 let n = if self.answer.awaits_head() {
-                    self.take_head(rest)?
+                    self.take_head(rest, &mut shared.head.borrow_mut())?
                 } else {
-                    match self.poll_body(cx, rest, purse) {
+                    match self.poll_body(cx, rest, &shared.purse) {
                         Poll::Ready(n) => n?,
                         Poll::Pending if taken > 0 => return Poll::Ready(Ok(taken)),
                         Poll::Pending => return Poll::Pending,
@@ -209,9 +218,9 @@ impl Outgoing {
         Poll::Ready(Ok(taken))
     }
 
-    fn take_head(&mut self, bytes: &[u8]) -> io::Result<usize> {
+    fn take_head(&mut self, bytes: &[u8], head: &mut ResponseHead) -> io::Result<usize> {
         let To::Head(respond) = &mut self.to else { return Err(io::ErrorKind::InvalidData.into()) };
-        let (n, found) = self.answer.take_head(bytes, &mut self.head).map_err(io::Error::other)?;
+        let (n, found) = self.answer.take_head(bytes, head).map_err(io::Error::other)?;
         match found {
             Found::Nothing => {}
             Found::Informational(response) => respond.send_informational(response).map_err(broken)?,
@@ -229,15 +238,15 @@ impl Outgoing {
         stream.reserve_capacity(offered);
         let mut room = stream.capacity();
         loop {
-            self.data.clear();
-            let taken = self.answer.take_body(bytes, room.min(offered), &mut self.data);
+            let mut data = Vec::with_capacity(room.min(offered));
+            let taken = self.answer.take_body(bytes, room.min(offered), &mut data);
             let taken = taken.map_err(|_| io::Error::from(io::ErrorKind::InvalidData))?;
             if taken.bytes > 0 {
-                if !self.data.is_empty() || taken.ends {
-                    if self.data.len() >= STINGY || taken.bytes == offered {
+                if !data.is_empty() || taken.ends {
+                    if data.len() >= STINGY || taken.bytes == offered {
                         purse.give(PAY);
                     }
-                    stream.send_data(Bytes::copy_from_slice(&self.data), taken.ends).map_err(broken)?;
+                    stream.send_data(Bytes::from(data), taken.ends).map_err(broken)?;
                 }
                 if self.answer.is_complete() && !taken.ends {
                     let trailers =
@@ -277,7 +286,7 @@ impl Transport for H2Stream {
     }
 
     fn poll_send(&self, cx: &mut Context<'_>, bufs: &[IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.outgoing.borrow_mut().poll_write(cx, bufs, &self.purse)
+        self.outgoing.borrow_mut().poll_write(cx, bufs, &self.shared)
     }
 
     fn poll_closed(&self, cx: &mut Context<'_>) -> Poll<Closed> {

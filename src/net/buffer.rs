@@ -6,12 +6,18 @@ use std::rc::Rc;
 /// What a buffer holds at first: a request head with its body start, or a typical response in one read.
 pub const SMALL: usize = 32 * 1024;
 
-/// How many buffers of a size a worker keeps for reuse: 64 small ones are 2 MiB.
+/// What a buffer holds that is taken for what is there already, if it is enough: the head of a stream of HTTP/2, of which a
+/// connection may have a hundred under way.
+const TINY: usize = 2 * 1024;
+
+/// How many buffers of a size a worker keeps for reuse: 64 small ones are 2 MiB, 512 tiny ones 1 MiB.
 const KEPT: usize = 64;
+const KEPT_TINY: usize = 512;
 
 /// The buffers a worker has to spare.
 #[derive(Debug, Default)]
 pub struct BufferPool {
+    tiny: RefCell<Vec<Box<[u8]>>>,
     small: RefCell<Vec<Box<[u8]>>>,
     large: RefCell<Vec<Box<[u8]>>>,
 }
@@ -20,6 +26,18 @@ impl BufferPool {
     /// An empty pool.
     pub fn new() -> Rc<Self> {
         Rc::default()
+    }
+
+    /// A buffer that holds `bytes`, and may have no room for more.
+    pub fn take_for(self: &Rc<Self>, bytes: &[u8]) -> Buffer {
+        let mut buffer = if bytes.len() > TINY {
+            self.take(bytes.len())
+        } else {
+            let data = self.tiny.borrow_mut().pop().unwrap_or_else(|| vec![0; TINY].into_boxed_slice());
+            Buffer { data, start: 0, end: 0, pool: Rc::clone(self) }
+        };
+        buffer.push(bytes);
+        buffer
     }
 
     /// A buffer of at least `capacity` bytes.
@@ -163,9 +181,12 @@ impl Buffer {
 impl Drop for Buffer {
     fn drop(&mut self) {
         let data = std::mem::take(&mut self.data);
-        let list = if data.len() == SMALL { &self.pool.small } else { &self.pool.large };
+        let (list, kept) = match data.len() {
+            SMALL => (&self.pool.small, KEPT),
+            TINY => (&self.pool.tiny, KEPT_TINY),
+            _ => (&self.pool.large, KEPT / 4),
+        };
         let mut list = list.borrow_mut();
-        let kept = if data.len() == SMALL { KEPT } else { KEPT / 4 };
         if !data.is_empty() && list.len() < kept {
             list.push(data);
         }
@@ -186,6 +207,19 @@ mod tests {
         let b = pool.take(10);
         assert!(b.is_empty());
         assert_eq!(pool.small.borrow().len(), 0);
+    }
+
+    #[test]
+    fn what_is_there_gets_no_more_room_than_it_needs() {
+        let pool = BufferPool::new();
+        let mut a = pool.take_for(b"head");
+        assert_eq!((a.bytes(), a.capacity()), (&b"head"[..], TINY));
+        a.grow(SMALL);
+        assert_eq!((a.bytes(), a.capacity()), (&b"head"[..], SMALL));
+        assert_eq!(pool.tiny.borrow().len(), 1);
+        assert_eq!(pool.take_for(&[7; TINY + 1]).bytes(), [7; TINY + 1]);
+        drop(a);
+        assert_eq!((pool.tiny.borrow().len(), pool.small.borrow().len()), (1, 2));
     }
 
     #[test]

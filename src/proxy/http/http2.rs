@@ -16,13 +16,14 @@ use h2::{Reason as Code, RecvStream};
 use http::Request;
 
 use crate::http1::{self, Body, RequestError};
-use crate::http2::downstream::H2Stream;
+use crate::http2::downstream::{H2Stream, Shared};
 use crate::http2::guard::{Fault, Purse};
 use crate::http2::translate;
 use crate::http2::wire::{Carrier, PREFACE, Wire};
 use crate::net::Transport;
 use crate::net::buffer::Buffer;
 use crate::proxy::errors::FailedExchange;
+use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::{Arrival, Conn, Outcome, QUIET_IDLE};
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
@@ -38,7 +39,7 @@ const PENDING_RESETS: usize = 64;
 
 /// What the streams of a connection share with it.
 struct Streams {
-    purse: Rc<Purse>,
+    shared: Rc<Shared>,
     live: Cell<u32>,
     /// Whoever waits for the last one.
     waiting: RefCell<Option<Waker>>,
@@ -109,9 +110,9 @@ impl<C: Transport> Conn<C> {
     pub(super) async fn serve_http2(&self, early: Option<Buffer>) {
         let http = &self.listener.http;
         let now = self.worker.now();
-        let purse = Rc::new(Purse::new(http.http2.max_glitches, now));
-        let streams = Rc::new(Streams { purse: Rc::clone(&purse), live: Cell::new(0), waiting: RefCell::new(None) });
-        let carrier = Carrier::new(&self.io, early, &purse, now);
+        let shared = Rc::new(Shared::new(Purse::new(http.http2.max_glitches, now)));
+        let streams = Rc::new(Streams { shared: Rc::clone(&shared), live: Cell::new(0), waiting: RefCell::new(None) });
+        let carrier = Carrier::new(&self.io, early, &shared.purse, now);
         self.timer.set(now.after(http.header_timeout));
         let mut handshake = self.http2_settings().handshake(Wire(&carrier));
         let shaken = poll_fn(|cx| {
@@ -301,7 +302,7 @@ impl<C: Transport> Driver<'_, '_, C> {
         let head = &arrival.scratch.request;
         let chunked = head.body == Body::Chunked;
         let method = if parts.method == http::Method::HEAD { http1::Method::Head } else { head.method };
-        let io = H2Stream::new(body, respond, method, chunked, Rc::clone(&self.streams.purse));
+        let io = H2Stream::new(body, respond, method, chunked, Rc::clone(&self.streams.shared));
         let stream = Conn {
             io,
             timer: conn.worker.wheel.timer(),
@@ -317,10 +318,24 @@ impl<C: Transport> Driver<'_, '_, C> {
         self.streams.live.set(self.streams.live.get() + 1);
         let (live, number) = (Live(Rc::clone(&self.streams)), self.requests);
         tokio::task::spawn_local(async move {
-            let _ = stream.exchange(arrival, number).await;
+            stream.serve_stream(arrival, number).await;
             stream.io.finish();
             drop((stream, live));
         });
+    }
+}
+
+impl Conn<H2Stream> {
+    /// The one exchange of a stream.
+    async fn serve_stream(&self, arrival: Arrival, number: u32) {
+        match arrival {
+            // Its task is the box of its state.
+            Arrival { scratch, buf, outcome: Outcome::Request } => {
+                let facts = self.facts(&scratch, &buf, number);
+                Exchange::new(self, scratch, buf, facts).run().await;
+            }
+            other => _ = self.exchange(other, number).await,
+        }
     }
 }
 
@@ -331,8 +346,7 @@ impl<C: Transport> Conn<C> {
         let mut scratch = worker.scratch.take();
         let mut text = std::mem::take(&mut scratch.text);
         let written = translate::write_request(parts, ends, &mut text);
-        let mut buf = worker.buffers().take(text.len());
-        buf.push(&text);
+        let mut buf = worker.buffers().take_for(&text);
         text.clear();
         scratch.text = text;
         worker.scratch.put(scratch);

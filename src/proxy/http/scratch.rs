@@ -7,8 +7,8 @@ use crate::http1::{RequestHead, ResponseHead};
 use crate::pool::Server;
 use crate::telemetry::reason::Reason;
 
-/// How many a worker keeps.
-const KEPT: usize = 64;
+/// How many a worker keeps: some kilobytes each, and streams of HTTP/2 have one each.
+const KEPT: usize = 256;
 
 /// See the module's documentation.
 #[derive(Debug, Default)]
