@@ -206,7 +206,7 @@ impl Guard {
             kind::RST_STREAM | kind::WINDOW_UPDATE => len == 4,
             kind::SETTINGS => {
                 if flags & ACK == 0 {
-                    len % SETTING == 0
+                    len.is_multiple_of(SETTING)
                 } else {
                     len == 0
                 }
@@ -275,7 +275,7 @@ impl Guard {
 
     /// Notes a new stream; those that were skipped are as closed as ever, which h2 sees to.
     fn open(&mut self, id: u32) {
-        if id % 2 == 0 || id <= self.last {
+        if id.is_multiple_of(2) || id <= self.last {
             return;
         }
         let fresh = ((id - self.last).div_ceil(2) as usize).min(REMEMBERED);

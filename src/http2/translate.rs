@@ -36,7 +36,8 @@ pub fn write_request(parts: &Parts, ends: bool, out: &mut Vec<u8>) -> Result<(),
         return Err(RequestError::BadTarget);
     }
     let path = path.as_str();
-    if !path.starts_with('/') && !(path == "*" && parts.method == Method::OPTIONS) {
+    let is_path = path.starts_with('/') || (path == "*" && parts.method == Method::OPTIONS);
+    if !is_path {
         return Err(RequestError::BadTarget);
     }
     let host = host(parts)?;
@@ -227,7 +228,7 @@ impl Answer {
         self.state = match head.body {
             Body::None | Body::Length(0) => State::Done,
             Body::Length(n) => State::Length(n),
-            Body::Chunked => State::Chunked(Box::new(Chunked::new())),
+            Body::Chunked => State::Chunked(Box::default()),
             Body::UntilClose => State::UntilClose,
         };
         let ends = self.is_complete();

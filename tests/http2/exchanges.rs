@@ -337,6 +337,47 @@ fn draining_lets_streams_finish_and_makes_no_more() {
 }
 
 #[test]
+fn a_process_that_is_to_become_quiet_says_goodbye_with_the_next_answer() {
+    let (origin, proxy) = stage("", "");
+    let mut busy = connect(&proxy);
+    busy.send(&get(1, "/"));
+    let (mut server, _) = origin.request();
+    let mut done = proxy.engine().quiet();
+    assert_eq!(busy.next_of(GOAWAY).unwrap().payload[..4], [0x7f, 0xff, 0xff, 0xff]);
+    // One that came just then is served, and told the same.
+    let mut late = connect(&proxy);
+    late.send(&get(1, "/late"));
+    let (mut other, _) = origin.request();
+    assert_eq!(late.next_of(GOAWAY).unwrap().payload[..4], [0x7f, 0xff, 0xff, 0xff]);
+    for (client, server) in [(&mut busy, &mut server), (&mut late, &mut other)] {
+        server.send(ok("hello"));
+        assert_eq!(client.fate(), Fate::Answer(1, 200));
+        assert_eq!(body(client, 1), b"hello");
+    }
+    drop((busy, late));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(done.wait());
+    assert_eq!(proxy.engine().connections(), 0);
+}
+
+#[test]
+fn a_silent_client_does_not_hold_up_a_drain() {
+    let (_origin, mut proxy) = answered("");
+    // One in the preface, one behind it, one in the middle of a frame.
+    let mut clients = [Frames::silent(proxy.addr()), connect(&proxy), connect(&proxy)];
+    clients[0].send(&PREFACE[..20]);
+    clients[1].send(&ping());
+    assert_eq!(clients[1].fate(), Fate::Alive);
+    clients[2].send(&[ping(), get(1, "/")[..9].to_vec()].concat());
+    assert_eq!(clients[2].fate(), Fate::Alive);
+    proxy.drain();
+    for mut client in clients {
+        while client.next().is_some() {}
+    }
+    wait_for("no connection", || (proxy.engine().connections() == 0).then_some(()));
+}
+
+#[test]
 fn an_idle_connection_ends_when_draining_begins() {
     let (_origin, mut proxy) = answered("");
     let mut client = connect(&proxy);

@@ -120,10 +120,17 @@ impl<C: Transport> Conn<C> {
             if let Poll::Ready(Err(_)) = carrier.poll_flush(cx) {
                 return Poll::Ready(None);
             }
+            let now = self.worker.now();
             match shaken {
                 Poll::Ready(shaken) => Poll::Ready(shaken.ok()),
-                Poll::Pending if self.listener.has_ended(self.worker.now()) => Poll::Ready(None),
-                Poll::Pending => self.timer.poll_expired(cx).map(|()| None),
+                Poll::Pending if self.listener.has_ended(now) => Poll::Ready(None),
+                Poll::Pending if self.timer.poll_expired(cx).is_ready() => Poll::Ready(None),
+                Poll::Pending => {
+                    if self.worker.draining() {
+                        self.timer.bring_forward(now.after(QUIET_IDLE));
+                    }
+                    Poll::Pending
+                }
             }
         })
         .await;
@@ -277,14 +284,16 @@ impl<C: Transport> Driver<'_, '_, C> {
             Some((same, since)) if same == frame => (frame, since),
             _ => (frame, now),
         });
-        let moved = self.carrier.is_blocked().then(|| self.carrier.moved());
+        // A client may take its window back, so that what is left of an answer has nobody who looks after it.
+        let is_left = is_busy && self.streams.live.get() == 0;
+        let moved = (self.carrier.is_blocked() || is_left).then(|| self.carrier.moved());
         self.watch.stuck = moved.map(|moved| match self.watch.stuck {
             Some((same, since)) if same == moved => (moved, since),
             _ => (moved, now),
         });
         let patience = match self.requests {
-            0 => http.header_timeout,
             _ if self.leaving => http.keepalive_timeout.min(QUIET_IDLE),
+            0 => http.header_timeout,
             _ => http.keepalive_timeout,
         };
         let idle = self.watch.idle.map(|since| (since.after(patience), Late::Idle));
