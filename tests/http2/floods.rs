@@ -18,6 +18,9 @@ fn strict() -> String {
     format!("http2_max_glitches = {ALLOWED}")
 }
 
+/// Makes frames of a number, from 0 up.
+type Maker = Box<dyn Fn(u32) -> Vec<u8>>;
+
 /// Sends what `frames` makes of the numbers up to [`MANY`], as far as it is taken; then reads.
 fn flood(proxy: &Proxy, first: &[u8], frames: impl Fn(u32) -> Vec<u8>) -> Fate {
     let mut client = Frames::connect(proxy.addr(), &[(4, 1 << 30)]);
@@ -34,7 +37,7 @@ fn flood(proxy: &Proxy, first: &[u8], frames: impl Fn(u32) -> Vec<u8>) -> Fate {
 fn frames_that_do_nothing_are_a_flood() {
     let (_origin, proxy) = answered(&strict());
     let open = post(1, "/", &[]);
-    let floods: [(&str, &[u8], Box<dyn Fn(u32) -> Vec<u8>>); 8] = [
+    let floods: [(&str, &[u8], Maker); 8] = [
         ("PING", b"", Box::new(|_| ping())),
         ("PING ACK", b"", Box::new(|_| frame(PING, ACK, 0, &[0; 8]))),
         ("SETTINGS", b"", Box::new(|_| setting(&[(3, 100)]))),
@@ -67,7 +70,7 @@ fn requests_that_are_reset_at_once_reach_the_server_a_bounded_number_of_times() 
 fn requests_that_we_have_to_reset_reach_the_server_a_bounded_number_of_times() {
     let (origin, proxy) = stage(&strict(), "");
     let length = [("content-length", "5")];
-    let floods: [(&str, Box<dyn Fn(u32) -> Vec<u8>>); 4] = [
+    let floods: [(&str, Maker); 4] = [
         ("a window above its limit", Box::new(move |id| [post(id, "/", &[]), window(id, MAX)].concat())),
         (
             "more than Content-Length",
