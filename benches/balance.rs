@@ -102,6 +102,7 @@ fn build(algorithm: &Algorithm, servers: u16, health_check: Option<Arc<HealthChe
         fail_open: true,
         http_version: HttpVersion::Http1,
         tls: None,
+        send_proxy_protocol: None,
         keepalive: 32,
         keepalive_timeout: Duration::from_secs(4),
         keepalive_requests: 1000,

@@ -59,8 +59,9 @@ pub(super) fn system_store(attachments: &Attachments) -> Option<&[u8]> {
 /// Whether there is a pool whose servers are verified, by authorities that are not named.
 fn trusts_the_system(table: &Table) -> bool {
     let pools = table.get("pool").and_then(Item::as_table).into_iter().flat_map(Table::values);
-    let mut of_pools = pools.filter_map(|pool| pool.as_table()?.get("tls")?.as_table());
+    let mut of_pools = pools.filter_map(|pool| pool.as_table()?.get("tls"));
     of_pools.any(|tls| {
+        let Some(tls) = tls.as_table() else { return matches!(tls.value, Value::Boolean(true)) };
         let unverified = tls.get("verify").is_some_and(|verify| matches!(verify.value, Value::Boolean(false)));
         !unverified && !tls.contains_key("ca")
     })

@@ -22,9 +22,9 @@ use super::model::{Consistent, Freebind, HttpVersion, Protocol, ProxyProtocol};
 use super::value::{Cidr, Period, Size};
 use super::words::{
     AlgorithmName, Certificate, CheckType, ClientAuthMode, Delay, ErrorPage, ExpectText, Failback, HeaderCondition,
-    HeaderValue, InitialState, LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, Primaries,
-    RateText, RawNode, Redirect, RedirectHttps, RetryCondition, SameSite, Server, ServerText, Statuses, StickyType,
-    StrictTransport, TlsProfile, WantedRole, Workers,
+    HeaderValue, InitialState, LogOverride, NameServer, OnRoleLoss, OwnLogFormat, Password, Percent, PoolTls,
+    Primaries, RateText, RawNode, Redirect, RedirectHttps, RetryCondition, SameSite, Server, ServerText, Statuses,
+    StickyType, StrictTransport, TlsProfile, WantedRole, Workers,
 };
 
 use crate::proxy_protocol::Version;

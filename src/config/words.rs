@@ -23,7 +23,7 @@ pub(super) use https::{RedirectHttps, StrictTransport};
 pub(super) use limit::{Delay, RateText};
 pub(super) use percent::Percent;
 pub(super) use sticky::{SameSite, StickyType};
-pub(super) use tls::{Certificate, ClientAuthMode, TlsProfile};
+pub(super) use tls::{Certificate, ClientAuthMode, PoolTls, TlsProfile};
 pub(super) use vrrp::{
     AddressText, AuthenticationType, Password, Peers, TrackInterface, TrackMode, VirtualAddressText, Weight,
 };

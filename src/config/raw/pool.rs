@@ -43,8 +43,8 @@ table! {
         /// HTTP towards servers: "1.1", or "2", where many requests share a connection. Over TLS the server is asked for it
         /// (ALPN), otherwise it must speak it from the first byte (h2c). gRPC needs "2". nginx's proxy_http_version.
         http_version: HttpVersion = "1.1",
-        /// Servers speak TLS: a table, which may be empty. "off": they do not, where `[defaults.pool]` has one.
-        tls: OrOff<RawPoolTls> = "off",
+        /// Servers speak TLS: true, or a table. "off": they do not, where `[defaults.pool]` says so.
+        tls: OrOff<PoolTls> = "off",
         /// Idle connections kept per worker; 0: none.
         keepalive: Int<0, 1_000_000> = 32,
         /// How long a connection may be idle; less than what the servers allow.

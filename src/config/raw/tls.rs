@@ -49,7 +49,7 @@ table! {
 }
 
 table! {
-    /// `[pool.NAME.tls]`: servers speak TLS; {} is enough
+    /// `[pool.NAME.tls]`: servers speak TLS; true is a table in which nothing is said
     struct RawPoolTls {
         /// Servers must show a certificate that is valid, signed by an authority that is trusted, and for the name that is
         /// expected. false: any will do, as with nginx unless proxy_ssl_verify is on; whoever is in between can read all.

@@ -88,7 +88,7 @@ pub(super) fn health_check(
             } else if **wanted && !has_tls {
                 cx.problems
                     .error(wanted.place, "the pool has no `tls` that says how servers are verified")
-                    .help("tls = {} in the pool");
+                    .help("tls = true in the pool");
             }
             **wanted && has_tls
         }

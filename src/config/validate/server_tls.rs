@@ -14,7 +14,7 @@ use crate::tls::{Connector, ConnectorError, ConnectorTerms, server_name};
 const H2: &str = "h2";
 
 pub(super) fn pool(pool: &RawPool, cx: &mut Context<'_>) -> Option<PoolTls> {
-    let raw = pool.tls.0.as_ref()?;
+    let raw = &pool.tls.0.as_ref()?.0;
     let name = raw.server_name.get().and_then(|name| expected_name(name, cx));
     if raw.server_name.is_absent() {
         check_hosts(pool, cx);

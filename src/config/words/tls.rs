@@ -1,9 +1,9 @@
 //! Values of keys of `tls`.
 
-use crate::config::decode::{self, Decode, Shape, choices};
+use crate::config::decode::{self, Decode, Keys, Shape, choices};
 use crate::config::diagnostic::Problems;
-use crate::config::document::Item;
-use crate::config::raw::RawCertificate;
+use crate::config::document::{Item, Table, Value};
+use crate::config::raw::{RawCertificate, RawPoolTls};
 use crate::tls;
 
 /// `profile`.
@@ -31,5 +31,20 @@ impl Decode for Certificate {
 
     fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
         super::short_form(item, "cert", problems).map(Self)
+    }
+}
+
+/// `tls` of a pool: true is a table in which nothing is said.
+#[derive(Debug, Clone)]
+pub(in crate::config) struct PoolTls(pub(in crate::config) RawPoolTls);
+
+impl Decode for PoolTls {
+    const SHAPE: &'static Shape = &Shape::OneOf(&[RawPoolTls::SHAPE, &Shape::Only(true)]);
+
+    fn decode(item: &Item, problems: &mut Problems) -> Option<Self> {
+        match &item.value {
+            Value::Boolean(true) => Some(Self(RawPoolTls::read(&Table::new(), item.place, problems))),
+            _ => RawPoolTls::decode(item, problems).map(Self),
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! Why a try at a server came to nothing, and what follows from that.
 
+use std::fmt;
+
 use crate::config::model::RetryOn;
 use crate::pool::Outcome;
 use crate::proxy::http::exchange::Refusal;
@@ -127,6 +129,17 @@ impl Failure {
     /// The status it answered; 0: none.
     pub(super) fn status(&self) -> u16 {
         if let Self::Status(status) = self { *status } else { 0 }
+    }
+}
+
+/// What the log says of the failure that was one too many.
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.reason(), self.detail()) {
+            (Some(reason), Some(detail)) => write!(f, "{reason}: {detail}"),
+            (Some(reason), None) => reason.fmt(f),
+            (None, _) => write!(f, "status {}", self.status()),
+        }
     }
 }
 

@@ -99,15 +99,7 @@ impl<C: Transport> Exchange<'_, C> {
                 self.conn.worker.count_outcome(pool, &lease, outcome);
             }
             if failure.counts(&policy.retry.on) {
-                let worker = &self.conn.worker;
-                match (failure.status(), failure.reason()) {
-                    (_, Some(reason)) if failure.detail().is_some() => {
-                        let detail = failure.detail().unwrap_or_default();
-                        worker.count_failure(pool, local, &lease, format_args!("{reason}: {detail}"));
-                    }
-                    (_, Some(reason)) => worker.count_failure(pool, local, &lease, reason),
-                    (status, None) => worker.count_failure(pool, local, &lease, format_args!("status {status}")),
-                }
+                self.conn.worker.count_failure(pool, local, &lease, &failure);
             }
             let goes_on = matches!(failure, Failure::Status(_))
                 || (stream.as_ref().is_none_or(|s| !s.started)
