@@ -141,7 +141,7 @@ pub enum Question {
 /// A request that nobody has made.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Imagined {
-    /// `http://host[:port]/path?query`, or `tcp://address:port`.
+    /// `http://host[:port]/path?query`, `https://`, or `tcp://address:port`.
     pub url: String,
     /// Upper case as on the wire.
     pub method: String,

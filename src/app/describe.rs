@@ -343,6 +343,9 @@ pub(super) fn explanation(answer: &Value) -> String {
     };
     let why = |key: &str| answer[key].as_str().unwrap_or_default();
     line("listener", &answer["listener"], why("listener_why"));
+    if let Some(tls) = answer["tls"].as_str() {
+        line("tls", &Value::from(tls), "");
+    }
     if !why("path").is_empty() {
         line("path", &answer["path"], "normalised");
         line("site", &answer["site"], why("site_why"));

@@ -31,7 +31,7 @@ pub(super) struct Arguments {
     /// Address of the client
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     client: IpAddr,
-    /// http://HOST/PATH, http://HOST:PORT/PATH, tcp://ADDRESS:PORT, or tls://HOST:PORT of a tls_passthrough listener
+    /// http://HOST/PATH, https://HOST:PORT/PATH, tcp://ADDRESS:PORT, or tls://HOST:PORT of a tls_passthrough listener
     url: String,
 }
 

@@ -212,6 +212,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("ssl_min_ver", "`profile` of `[listener.NAME.tls]`"),
     ("ssl_prefer_server_ciphers", "there is nothing to set"),
     ("ssl_protocols", "`profile` of `[listener.NAME.tls]`"),
+    ("ssl_reject_handshake", "it is so where `certificates` are in `[site.NAME.tls]` only"),
     ("ssl_session_cache", "sessions are resumed by tickets: `session_tickets` of `[listener.NAME.tls]`"),
     ("ssl_session_ticket_key", "`ticket_key_file` of `[listener.NAME.tls]`"),
     ("ssl_session_tickets", "`session_tickets` of `[listener.NAME.tls]`"),

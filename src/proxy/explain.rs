@@ -3,6 +3,7 @@
 mod gate;
 mod https;
 mod passthrough;
+mod tls;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use crate::template::{Var, Variables};
 /// A request that nobody has made.
 #[derive(Debug, Clone, Copy)]
 pub struct Query<'a> {
-    /// `http://host[:port]/path?query`, `tcp://address:port`, or `tls://host[:port]`.
+    /// `http://host[:port]/path?query`, `https://`, `tcp://address:port`, or `tls://host[:port]`.
     pub url: &'a str,
     /// As on the wire.
     pub method: &'a str,
@@ -71,6 +72,8 @@ pub struct Explanation {
     pub passed_over: Vec<PassedOver>,
     /// What is done: `pool`, `redirect`, `respond`, `close`, or the status of a refusal.
     pub action: String,
+    /// Versions, certificates and what clients must show, if they speak TLS.
+    pub tls: Option<String>,
     /// Strict-Transport-Security, if it is sent with answers by https.
     pub hsts: Option<String>,
     /// The pool that may get a copy, and of how many per cent of requests.
@@ -120,8 +123,7 @@ pub fn explain(snapshot: &Snapshot, query: &Query<'_>, liveness: Liveness) -> Re
     match query.url.split_once("://") {
         Some(("tcp", address)) => explain_tcp(snapshot, query, address, explanation),
         Some(("tls", rest)) => passthrough::explain(snapshot, query, rest, explanation),
-        Some(("http", rest)) => explain_http(snapshot, query, rest, explanation),
-        Some(("https", _)) => Err("TLS is not there yet: ask for http://".to_owned()),
+        Some((scheme @ ("http" | "https"), rest)) => explain_http(snapshot, query, scheme, rest, explanation),
         _ => Err(format!("{}: not a URL such as http://shop.example.com/path or tcp://192.0.2.100:3306", query.url)),
     }
 }
@@ -150,7 +152,7 @@ fn explain_tcp(
 fn session(snapshot: &Snapshot, index: usize, pool: usize, query: &Query<'_>, to: &mut Explanation) {
     let nothing = RequestHead::default();
     let listener = &to.listener.clone();
-    let vars = ImaginedVars { head: &nothing, bytes: b"", path: b"", client: query.client, listener };
+    let vars = ImaginedVars { head: &nothing, bytes: b"", path: b"", scheme: "", client: query.client, listener };
     gate::pass(snapshot.listeners[index].gate.as_deref(), query.client, "", &vars, to);
     let tcp = snapshot.config.listeners[index].tcp.as_ref();
     let wanted = tcp.and_then(|tcp| tcp.roles).map(Wanted::from);
@@ -160,15 +162,17 @@ fn session(snapshot: &Snapshot, index: usize, pool: usize, query: &Query<'_>, to
 fn explain_http(
     snapshot: &Snapshot,
     query: &Query<'_>,
+    scheme: &str,
     rest: &str,
     mut to: Explanation,
 ) -> Result<Explanation, String> {
+    let by_tls = scheme == "https";
     let (authority, target) = rest.find(['/', '?']).map_or((rest, "/"), |at| rest.split_at(at));
     let slash = if target.starts_with('?') { "/" } else { "" };
-    let (host, port) = split_port(authority, 80)?;
+    let (host, port) = split_port(authority, if by_tls { 443 } else { 80 })?;
     let ip = host.trim_matches(['[', ']']).parse().ok();
     let (index, http) = listener(snapshot, Protocol::Http, ip, port, &mut to)?;
-    if !connects(snapshot, index, query.client, &mut to) {
+    if !connects(snapshot, index, query.client, &mut to) || !tls::handshake(snapshot, http, by_tls, host, &mut to) {
         return Ok(to);
     }
 
@@ -223,11 +227,11 @@ fn explain_http(
     }
     if let Some(https) = https {
         let trusted = http.http.trusted_proxies.iter().any(|network| network.contains(query.client));
-        if https::redirects(https, trusted && says_https(&head, bytes), &head, bytes, &mut to) {
+        if https::redirects(https, by_tls || trusted && says_https(&head, bytes), &head, bytes, &mut to) {
             return Ok(to);
         }
     }
-    let vars = ImaginedVars { head: &head, bytes, path, client: query.client, listener: &http.name };
+    let vars = ImaginedVars { head: &head, bytes, path, scheme, client: query.client, listener: &http.name };
     if !gate::pass(gate.as_deref(), query.client, &place, &vars, &mut to) {
         to.action = format!("403 {}", Reason::Denied);
         return Ok(to);
@@ -523,6 +527,7 @@ struct ImaginedVars<'a> {
     head: &'a RequestHead,
     bytes: &'a [u8],
     path: &'a [u8],
+    scheme: &'a str,
     client: IpAddr,
     listener: &'a str,
 }
@@ -543,7 +548,8 @@ impl Variables for ImaginedVars<'_> {
             Var::Uri => out.extend_from_slice(self.path),
             Var::Args => out.extend_from_slice(query),
             Var::IsArgs if !query.is_empty() => out.push(b'?'),
-            Var::Scheme if !bytes.is_empty() => out.extend_from_slice(b"http"),
+            Var::Scheme => out.extend_from_slice(self.scheme.as_bytes()),
+            Var::Https if self.scheme == "https" => out.extend_from_slice(b"on"),
             Var::Listener => out.extend_from_slice(self.listener.as_bytes()),
             Var::ConnectionRequests => decimal(out, 1),
             Var::Http(name) => {

@@ -2,6 +2,7 @@ use std::net::Ipv4Addr;
 
 use super::*;
 use crate::config;
+use crate::config::model::{Attachment, Attachments};
 use crate::pool::Tried;
 use crate::snapshot::Addresses;
 use crate::telemetry::access_log::Sinks;
@@ -303,4 +304,48 @@ fn tls_that_is_passed_through_goes_by_name_and_protocol() {
     ] {
         assert!(ask_of(&snapshot, url, "GET", &[]).unwrap_err().contains(error), "{url}");
     }
+}
+
+#[test]
+fn by_https_the_certificate_and_what_clients_must_show_are_named() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let pem = |host: &str| {
+        let params = rcgen::CertificateParams::new([host.to_owned()]).unwrap();
+        params.self_signed(&key).unwrap().pem() + &key.serialize_pem()
+    };
+    let mut attachments = Attachments::default();
+    for (path, host) in [("/tls/a.pem", "a.test"), ("/tls/b.pem", "b.test")] {
+        attachments.insert(path.to_owned(), Attachment::File { bytes: pem(host).as_bytes().into(), open: false });
+    }
+    let text = r#"
+[global]
+run_dir = "/nowhere"
+[listener.plain]
+bind = ["0.0.0.0:80"]
+pool = "p"
+[listener.web]
+bind = ["0.0.0.0:443"]
+pool = "p"
+tls = { certificates = ["/tls/a.pem"] }
+[site.b]
+hosts = ["b.test"]
+listeners = ["web"]
+tls = { certificates = ["/tls/b.pem"], client_auth = "required", client_ca = "/tls/a.pem" }
+[[site.b.route]]
+pool = "p"
+[pool.p]
+servers = ["10.0.0.1:80"]
+"#;
+    let config = config::parse_with(text, "box", &attachments).unwrap_or_else(|errors| panic!("{errors}"));
+    let sinks = Sinks::start().unwrap();
+    let snapshot = Snapshot::build(Arc::new(config), Arc::default(), &Addresses::new(), &sinks, None);
+    let ask = |url: &str| ask_of(&snapshot, url, "GET", &[]).unwrap();
+    let tls = |url: &str| ask(url).tls.unwrap_or_default();
+    let versions = "TLS 1.2 or 1.3, certificate";
+    assert_eq!(tls("https://a.test/"), format!("{versions} /tls/a.pem (ECDSA)"));
+    assert_eq!(tls("https://c.test/"), format!("{versions} /tls/a.pem (ECDSA), which is not for this host"));
+    assert_eq!(tls("https://b.test/"), format!("{versions} /tls/b.pem (ECDSA); the client needs a certificate"));
+    assert_eq!(ask("http://a.test:443/").action, "400: plain_http");
+    assert_eq!(ask("https://a.test:80/").action, "closed: the listener does not speak TLS");
+    assert_eq!(ask("https://b.test/").pool.as_deref(), Some("p"));
 }
