@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::Context;
 use crate::config::decode::At;
-use crate::config::model::{Hsts, Https, HttpsRedirect};
+use crate::config::model::{Hsts, Https, HttpsRedirect, Listener, Protocol, Site};
 use crate::config::raw::{RawHsts, RawHttps, RawRedirectHttps};
 
 /// What browsers' lists ask for before they build a host in.
@@ -51,6 +51,49 @@ fn field(raw: &RawHsts, cx: &mut Context<'_>) -> Arc<str> {
         text.push_str("; preload");
     }
     text.into()
+}
+
+/// Notes what leads nowhere: a redirect to a port where nobody speaks TLS, and words for browsers that none comes to by https.
+/// Where there are `trusted_proxies`, those may do both.
+pub(super) fn warn_of_dead_ends(listeners: &[Listener], sites: &[Site], cx: &mut Context<'_>) {
+    let file = cx.file;
+    let has_proxies = |listener: &Listener| !listener.http.trusted_proxies.is_empty();
+    let takes_tls = |port: u16| {
+        let is_plain = |l: &Listener| l.protocol == Protocol::Http && l.tls.is_none();
+        listeners.iter().any(|l| !is_plain(l) && l.bind.iter().any(|address| address.port() == port))
+    };
+    let mut warn = |raw: &RawHttps, https: &Https, own: &[&Listener]| {
+        if own.iter().any(|l| has_proxies(l)) {
+            return;
+        }
+        if let Some(HttpsRedirect::To { port, .. }) = https.redirect
+            && own.iter().any(|l| l.tls.is_none())
+            && !takes_tls(port)
+        {
+            cx.problems
+                .warning(
+                    raw.redirect_https.place,
+                    format!("no listener speaks TLS on port {port}, where clients are sent to"),
+                )
+                .help("[listener.NAME.tls] makes one speak it; `redirect_https = { port = ... }` names another port");
+        }
+        if matches!(https.hsts, Some(Hsts::Value(_))) && own.iter().all(|l| l.tls.is_none()) {
+            cx.problems
+                .warning(raw.hsts.place, "no browser gets to see this: it is said by https only")
+                .help("[listener.NAME.tls] makes a listener speak TLS");
+        }
+    };
+    for listener in listeners {
+        if let Some(raw) = file.listener.get(&*listener.name) {
+            warn(&raw.https, &listener.http.https, &[listener]);
+        }
+    }
+    for site in sites {
+        let own: Vec<&Listener> = listeners.iter().filter(|l| site.listeners.contains(&l.name)).collect();
+        if let Some(raw) = file.site.get(&*site.name) {
+            warn(&raw.https, &site.https, &own);
+        }
+    }
 }
 
 /// `acme_challenge_dir`.

@@ -76,6 +76,7 @@ pub(super) fn validate(
     let pools = pool::pools(&mut cx);
     let listeners = listener::listeners(&mut cx);
     let sites = site::sites(&listeners, &mut cx);
+    https::warn_of_dead_ends(&listeners, &sites, &mut cx);
     let routers = vrrp::routers(&mut cx);
     let global = global::global(&mut cx)?;
     let config = Config {
