@@ -1,5 +1,7 @@
 //! The real binary: its processes, signals and exit codes.
 
+#[path = "process/certificates.rs"]
+mod certificates;
 #[path = "process/checks.rs"]
 mod checks;
 #[path = "process/circuit.rs"]

@@ -45,6 +45,7 @@ pub(super) fn status(status: &Value) -> String {
     if let Some(trouble) = proxy["trouble"].as_str() {
         let _ = writeln!(out, "proxy: {trouble}");
     }
+    describe_certificates(&mut out, &status["certificates"]);
     if let Some(dropped) = status["dropped_log_lines"].as_u64().filter(|dropped| *dropped > 0) {
         let _ = writeln!(out, "access log: {dropped} lines lost");
     }
@@ -107,8 +108,38 @@ fn first_line(out: &mut String, status: &Value) {
         (0, n) => format!(", all of {n} servers up"),
         (ill, n) => format!(", {ill} OF {n} SERVERS NOT UP"),
     };
+    let certificates = list(&status["certificates"]["in_force"]).iter().filter(|c| c["state"] != "valid").count();
+    let certificates = match certificates + list(&status["certificates"]["refused"]).len() {
+        0 => "",
+        1 => ", 1 CERTIFICATE TO LOOK AT",
+        _ => ", CERTIFICATES TO LOOK AT",
+    };
     let maintenance = if status["vrrp"]["maintenance"] == true { ", in maintenance" } else { "" };
-    let _ = writeln!(out, "{} {health}, {holds}{peers}{servers}{maintenance}", text(&status["node"]));
+    let _ = writeln!(out, "{} {health}, {holds}{peers}{servers}{certificates}{maintenance}", text(&status["node"]));
+}
+
+/// What somebody should look at, then how long the rest is good.
+fn describe_certificates(out: &mut String, certificates: &Value) {
+    for refused in list(&certificates["refused"]) {
+        let (file, why) = (text(&refused["file"]), text(&refused["why"]));
+        let _ = writeln!(out, "certificate {file} CANNOT BE USED, the one before stays: {why}");
+    }
+    let (well, ill): (Vec<_>, Vec<_>) = list(&certificates["in_force"]).iter().partition(|c| c["state"] == "valid");
+    for c in ill {
+        let state = match (c["state"].as_str(), c["days_left"].as_i64().unwrap_or_default()) {
+            (Some("expired"), _) => "HAS EXPIRED".to_owned(),
+            (Some("not_yet_valid"), _) => "IS NOT VALID YET".to_owned(),
+            (_, 0) => "EXPIRES TODAY".to_owned(),
+            (_, 1) => "EXPIRES TOMORROW".to_owned(),
+            (_, days) => format!("EXPIRES IN {days} DAYS"),
+        };
+        let (names, key, end) = (joined(&c["names"]), text(&c["key"]), text(&c["not_after"]));
+        let _ = writeln!(out, "certificate {} ({names}; {key}) {state}: {end}", text(&c["file"]));
+    }
+    let next = well.iter().filter_map(|c| Some((c["days_left"].as_i64()?, text(&c["file"])))).min();
+    if let Some((days, file)) = next {
+        let _ = writeln!(out, "certificates: {} good, the first until in {days} days ({file})", well.len());
+    }
 }
 
 fn is_well(server: &Value) -> bool {
@@ -486,6 +517,33 @@ mod tests {
         assert!(text.contains("1998 requests, 999 failures, p99 at most 1.23 ms"), "{text}");
         assert!(text.contains("  b (10.0.0.2:80), backup DOWN for 1 min 1 s: health check: refused\n"), "{text}");
         assert!(text.lines().count() < 8, "{text}");
+    }
+
+    #[test]
+    fn certificates_that_are_well_are_one_line_and_the_others_one_each() {
+        let certificate = |file: &str, state: &str, days: i64| {
+            json!({ "file": file, "names": ["a", "*.a"], "key": "RSA", "state": state, "days_left": days,
+                    "not_after": "2026-01-31T00:00:00Z" })
+        };
+        let mut document = document(&[]);
+        let in_force = vec![certificate("/1", "valid", 61), certificate("/2", "valid", 300)];
+        document["certificates"] = json!({ "in_force": in_force, "refused": [] });
+        let text = status(&document);
+        assert_eq!(text.lines().next().unwrap(), "lb1 serves, no virtual routers");
+        assert!(text.contains("\ncertificates: 2 good, the first until in 61 days (/1)\n"), "{text}");
+        document["certificates"] = json!({
+            "in_force": [certificate("/3", "expiring", 5), certificate("/4", "expired", -2)],
+            "refused": [{ "file": "/3", "why": "mismatch" }],
+        });
+        let text = status(&document);
+        assert!(text.starts_with("lb1 serves, no virtual routers, CERTIFICATES TO LOOK AT\n"), "{text}");
+        for line in [
+            "certificate /3 CANNOT BE USED, the one before stays: mismatch",
+            "certificate /3 (a, *.a; RSA) EXPIRES IN 5 DAYS: 2026-01-31T00:00:00Z",
+            "certificate /4 (a, *.a; RSA) HAS EXPIRED: 2026-01-31T00:00:00Z",
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line}: {text}");
+        }
     }
 
     #[test]

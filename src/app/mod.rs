@@ -15,6 +15,7 @@ mod answers;
 mod asks;
 mod background;
 mod backoff;
+mod certificates;
 mod child;
 mod client;
 mod commands;

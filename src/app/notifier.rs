@@ -345,6 +345,12 @@ pub(super) fn timestamp(at: SystemTime) -> String {
     format!("{:.3}", Timestamp::try_from(at).unwrap_or(Timestamp::UNIX_EPOCH))
 }
 
+/// Seconds since 1970 as a date; those that no calendar has are its last.
+pub(super) fn date(seconds: i64) -> String {
+    let last = if seconds < 0 { Timestamp::MIN } else { Timestamp::MAX };
+    Timestamp::from_second(seconds).unwrap_or(last).to_string()
+}
+
 fn body(change: &Change) -> Vec<u8> {
     let body = Body {
         router: &change.router,

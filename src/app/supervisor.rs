@@ -10,6 +10,7 @@
 //!
 //! It runs on the main thread alone, which therefore is the one that forks.
 
+mod certificates;
 mod checks;
 mod orders;
 mod overrides;
@@ -61,6 +62,7 @@ use crate::sys::user::{self, Identity};
 use crate::telemetry::LevelHandle;
 use crate::time::{Millis, to_millis};
 
+use self::certificates::Certificates;
 use self::overrides::Standing;
 use self::reload::{Reload, Wanted, What};
 use self::signals::{Request, Signals};
@@ -163,6 +165,7 @@ struct Supervisor {
     drained: bool,
     strays: Strays,
     commands: Commands,
+    certificates: Certificates,
 }
 
 /// The vrrp process is watched as closely, however patient the operator is with the proxy.
@@ -226,6 +229,7 @@ pub(super) fn run(loaded: Loaded, source: Source, origin: Option<Origin>) -> Res
             drained: false,
             strays: Strays::default(),
             commands: Commands::new(),
+            certificates: Certificates::new(),
         };
         supervisor.number();
         supervisor.serve(Signals::new().map_err(RunError::System)?).await
@@ -288,6 +292,7 @@ impl Supervisor {
                 done = self.commands.next() => self.on_checked(done).await,
                 asked = self.admin.next() => self.on_asked(asked).await,
                 due = self.reload.next() => self.on_reload_due(due).await,
+                due = self.certificates.next() => self.on_certificates(due).await,
                 _ = watch.tick() => self.on_watch().await,
             };
             self.finish_upgrade();

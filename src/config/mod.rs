@@ -18,6 +18,7 @@ mod merge;
 pub mod model;
 mod nodes;
 mod raw;
+mod refresh;
 mod resolve;
 mod schema;
 mod validate;
@@ -31,6 +32,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 pub use diagnostic::{Diagnostic, Diagnostics, Severity};
 pub use diff::{Change, ChangeKind, changes};
+pub use refresh::{Refreshed, Refused, refresh};
 pub use schema::{KeyDoc, reference_rows, schema};
 
 use diagnostic::{Problems, Source, Sources};

@@ -1,5 +1,6 @@
 mod check;
 mod circuit;
+mod refresh;
 mod roles;
 mod sticky;
 mod tls;

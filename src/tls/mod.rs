@@ -20,6 +20,7 @@ pub mod hello;
 mod names;
 mod server;
 mod tickets;
+mod validity;
 
 use std::sync::{Arc, LazyLock};
 
@@ -33,6 +34,7 @@ pub use connector::{Connector, ConnectorError, ConnectorTerms, is_about_certific
 pub use names::{Subject, covers};
 pub use server::{Profile, Server, Servers, Terms};
 pub use tickets::{TicketKey, TicketKeyError, TicketSeed, Tickets};
+pub use validity::Standing;
 
 /// What all cryptography is done with: the one place that names it.
 pub fn provider() -> &'static Arc<CryptoProvider> {

@@ -135,3 +135,29 @@ fn authorities_and_revocation_lists_are_what_they_should_be() {
     let none = ClientAuth::new(ClientAuthMode::Required, b"", &[]).unwrap_err();
     assert!(matches!(none, ClientAuthError::Authorities(_)));
 }
+
+#[test]
+fn a_certificate_should_be_renewed_thirty_days_before_its_end_or_with_a_quarter_of_its_life_left() {
+    const DAY: i64 = 86_400;
+    let lives = |days: i64| {
+        let mut certificate = certificate(&["a"], ecdsa());
+        (certificate.not_before, certificate.not_after) = (1000 * DAY, (1000 + days) * DAY);
+        certificate
+    };
+    for (life, last_day_in_peace) in [(365, 335), (120, 90), (90, 68), (6, 5)] {
+        let certificate = lives(life);
+        let standing = |day: i64| certificate.standing((1000 + day) * DAY);
+        assert_eq!(standing(-1), Standing::NotYetValid);
+        assert_eq!((standing(0), standing(last_day_in_peace - 1)), (Standing::Valid, Standing::Valid), "{life}");
+        assert_eq!((standing(last_day_in_peace), standing(life)), (Standing::Expiring, Standing::Expiring), "{life}");
+        assert_eq!(certificate.standing(certificate.not_after + 1), Standing::Expired);
+        assert_eq!(certificate.days_left(certificate.not_after - 1), 0);
+        assert_eq!(certificate.days_left(certificate.not_after + 1), -1);
+        assert_eq!(certificate.days_left(1000 * DAY), life);
+    }
+    let mut hostile = lives(0);
+    (hostile.not_before, hostile.not_after) = (i64::MAX, i64::MIN);
+    assert_eq!(hostile.standing(0), Standing::Expired);
+    (hostile.not_before, hostile.not_after) = (i64::MIN, i64::MAX);
+    assert_eq!((hostile.standing(0), hostile.days_left(-1)), (Standing::Valid, i64::MAX / DAY));
+}

@@ -262,6 +262,7 @@ impl Supervisor {
             "file": self.file(),
             "unconfirmed_seconds": self.reload.unconfirmed_for(),
             "overrides": self.standing.all(),
+            "certificates": self.certificates.status(&self.loaded.config),
             "proxy": {
                 "pid": proxy.map(|proxy| proxy.pid()),
                 "ready": proxy.is_some_and(|proxy| proxy.ready),

@@ -65,6 +65,8 @@ pub(super) enum What {
     Generation(u64),
     /// The one before, for nobody has confirmed its successor.
     Back(Arc<Loaded>),
+    /// What runs, with other contents of the files that it names.
+    Certificates(Arc<Loaded>),
 }
 
 /// A configuration is in force that the one before comes back for.
@@ -179,9 +181,9 @@ impl Supervisor {
                 let (text, node) = (self.generation_text(*number), self.loaded.config.node.to_string());
                 Box::new(move || config::restore(&text?, &node).map(Arc::new).map_err(|e| e.to_string()))
             }
-            What::Back(before) => {
-                let before = Arc::clone(before);
-                Box::new(move || Ok(before))
+            What::Back(known) | What::Certificates(known) => {
+                let known = Arc::clone(known);
+                Box::new(move || Ok(known))
             }
         };
         // Reading ten thousand routes takes a while, and heartbeats do not wait for it.
@@ -331,17 +333,23 @@ impl Supervisor {
         }
         self.standing.follow(&self.loaded.config);
         self.commands.follow(&self.loaded.config);
-        self.generation += 1;
+        self.tell_of_replaced(&before);
         let how = match &step.wanted.what {
-            What::File => "reload".to_owned(),
-            What::Generation(number) => format!("rollback to generation {number}"),
-            What::Back(_) => "back, for want of confirmation".to_owned(),
+            What::File => Some("reload".to_owned()),
+            What::Generation(number) => Some(format!("rollback to generation {number}")),
+            What::Back(_) => Some("back, for want of confirmation".to_owned()),
+            What::Certificates(_) => None,
         };
-        self.keep_generation(how, step.wanted.by.clone());
+        // Its text is the same without: it is the same generation still, confirmed or not.
+        let is_new = how.is_some();
+        if let Some(how) = how {
+            self.generation += 1;
+            self.keep_generation(how, step.wanted.by.clone());
+        }
         self.reload.unconfirmed = match (step.wanted.confirm, self.reload.unconfirmed.take()) {
             (Some(limit), Some(known)) => Some(Unconfirmed { until: Instant::now() + limit, ..known }),
             (Some(limit), None) => Some(Unconfirmed { until: Instant::now() + limit, before }),
-            (None, _) => None,
+            (None, known) => known.filter(|_| !is_new),
         };
         step.until = Instant::now() + COMMIT_LIMIT;
         // Something may have been said of servers while it prepared.
@@ -408,12 +416,16 @@ impl Supervisor {
 
     async fn finished(&mut self, step: Step, trouble: Option<String>) -> Flow {
         let Step { wanted, next, changes, .. } = step;
-        info!(
-            generation = self.generation,
-            by = wanted.by,
-            changes = changes.len(),
-            "another configuration is in force"
-        );
+        if let What::Certificates(_) = wanted.what {
+            info!(changes = changes.join("; "), "files of certificates and keys have changed and are in force");
+        } else {
+            info!(
+                generation = self.generation,
+                by = wanted.by,
+                changes = changes.len(),
+                "another configuration is in force"
+            );
+        }
         let answer = json!({
             "generation": self.generation,
             "dry_run": false,

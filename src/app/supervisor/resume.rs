@@ -3,6 +3,7 @@
 use std::net::TcpListener;
 use std::sync::Arc;
 
+use super::certificates::Certificates;
 use super::overrides::Standing;
 use super::reload::Reload;
 use super::sockets::Sockets;
@@ -123,6 +124,7 @@ fn adopt(
         drained: false,
         strays,
         commands: Commands::new(),
+        certificates: Certificates::new(),
     })
 }
 

@@ -50,6 +50,14 @@ impl Attachments {
         self.0.insert(path, attachment);
     }
 
+    /// Says what is at `path`; `None`: nothing is.
+    pub fn set(&mut self, path: &str, attachment: Option<Attachment>) {
+        match attachment {
+            Some(attachment) => drop(self.0.insert(path.to_owned(), attachment)),
+            None => drop(self.0.remove(path)),
+        }
+    }
+
     /// All paths, in order, with what is there.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Attachment)> {
         self.0.iter().map(|(path, attachment)| (path.as_str(), attachment))

@@ -33,6 +33,8 @@ pub struct PoolTls {
     pub connector: Connector,
     /// What servers are asked for, and must prove to be; `None`: the host of their address.
     pub server_name: Option<ServerName<'static>>,
+    /// What they are shown when they ask who we are; in the connector, too.
+    pub certificate: Option<Arc<Certificate>>,
 }
 
 impl PoolTls {

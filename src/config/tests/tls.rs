@@ -10,7 +10,7 @@ use super::*;
 use crate::tls::{ClientAuthMode, Profile};
 
 /// A folder that goes with it.
-struct Folder(PathBuf);
+pub(super) struct Folder(pub(super) PathBuf);
 
 impl Drop for Folder {
     fn drop(&mut self) {
@@ -19,7 +19,7 @@ impl Drop for Folder {
 }
 
 impl Folder {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
         let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let folder = std::env::temp_dir().join(format!("bascule-tls-{}-{number}", std::process::id()));
@@ -28,7 +28,7 @@ impl Folder {
     }
 
     /// Writes a file that only its owner reads.
-    fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> &Self {
+    pub(super) fn write(&self, name: &str, contents: impl AsRef<[u8]>) -> &Self {
         let path = self.0.join(name);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(&path, contents).unwrap();
@@ -40,7 +40,7 @@ impl Folder {
         load_in(text, "box", &self.0, &[])
     }
 
-    fn loaded(&self, text: &str) -> Loaded {
+    pub(super) fn loaded(&self, text: &str) -> Loaded {
         self.load(text).unwrap_or_else(|errors| panic!("{errors}"))
     }
 
@@ -53,23 +53,23 @@ impl Folder {
     }
 }
 
-static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
+pub(super) static KEY: LazyLock<KeyPair> = LazyLock::new(|| KeyPair::generate().unwrap());
 
-fn params(names: &[&str]) -> CertificateParams {
+pub(super) fn params(names: &[&str]) -> CertificateParams {
     CertificateParams::new(names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()).unwrap()
 }
 
-fn chain(names: &[&str]) -> String {
+pub(super) fn chain(names: &[&str]) -> String {
     params(names).self_signed(&*KEY).unwrap().pem()
 }
 
 /// A chain and its key.
-fn both(names: &[&str]) -> String {
+pub(super) fn both(names: &[&str]) -> String {
     chain(names) + &KEY.serialize_pem()
 }
 
 /// A listener with these lines in its `tls`, and a site with `hosts` and these in its own.
-fn text(tls: &str, hosts: &str, site: &str) -> String {
+pub(super) fn text(tls: &str, hosts: &str, site: &str) -> String {
     format!(
         "[listener.web]\nbind = [\"10.0.0.9:443\"]\n[listener.web.tls]\n{tls}\n[site.shop]\nhosts = [{hosts}]\n\
          [[site.shop.route]]\npool = \"web\"\n{site}\n[pool.web]\nservers = [\"10.0.0.1:80\"]\n"

@@ -1,5 +1,7 @@
 //! `[pool.*.tls]`.
 
+use std::sync::Arc;
+
 use rustls::pki_types::ServerName;
 
 use super::Context;
@@ -32,7 +34,7 @@ pub(super) fn pool(pool: &RawPool, cx: &mut Context<'_>) -> Option<PoolTls> {
         alpn: &alpn,
     };
     match Connector::new(&terms) {
-        Ok(connector) => Some(PoolTls { connector, server_name: name }),
+        Ok(connector) => Some(PoolTls { connector, server_name: name, certificate: certificate.map(Arc::new) }),
         Err(error) => {
             let place = match &error {
                 ConnectorError::Authorities(_) => raw.ca.get().map(|ca| ca.place),

@@ -9,7 +9,7 @@ use crate::config::document::Place;
 use crate::config::model::{Attachment, HostPattern, Listener, Protocol, SiteTls, Tls};
 use crate::config::raw::{RawCertificate, RawClientAuth, RawListener, RawSite, RawTls};
 use crate::config::words;
-use crate::tls::{self, Certificate, ClientAuth, ClientAuthMode, TicketKey};
+use crate::tls::{self, Certificate, ClientAuth, ClientAuthMode, Standing, TicketKey};
 
 /// What can be spoken inside TLS on a listener for http, the best first.
 const HTTP_ALPN: &[&str] = &["h2", "http/1.1"];
@@ -232,10 +232,18 @@ fn made(
         }
     };
     if let Some(now) = cx.now {
-        if now > certificate.not_after {
-            cx.problems.warning(written.place, format!("{in_file}the certificate has expired"));
-        } else if now < certificate.not_before {
-            cx.problems.warning(written.place, format!("{in_file}the certificate is not valid yet"));
+        let what = match certificate.standing(now) {
+            Standing::Valid => None,
+            Standing::Expired => Some("the certificate has expired".to_owned()),
+            Standing::NotYetValid => Some("the certificate is not valid yet".to_owned()),
+            Standing::Expiring => Some(match certificate.days_left(now) {
+                0 => "the certificate expires today".to_owned(),
+                1 => "the certificate expires tomorrow".to_owned(),
+                days => format!("the certificate expires in {days} days"),
+            }),
+        };
+        if let Some(what) = what {
+            cx.problems.warning(written.place, format!("{in_file}{what}"));
         }
     }
     Some(certificate)
