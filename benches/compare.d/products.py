@@ -56,6 +56,7 @@ http {{
   server {{
     listen 127.0.0.1:{setting.http} backlog=4096;
     listen 127.0.0.1:{setting.https} ssl http2 backlog=4096;
+    ssl_protocols TLSv1.2 TLSv1.3;
     ssl_certificate {setting.pem};
     ssl_certificate_key {setting.pem};
     location / {{
