@@ -1,5 +1,6 @@
 //! Certificates for tests, and what they are read as.
 
+use proptest::prelude::*;
 use rcgen::{CertificateParams, DnType, KeyPair, PKCS_ECDSA_P256_SHA256, PKCS_RSA_SHA256};
 
 use super::*;
@@ -160,4 +161,24 @@ fn a_certificate_should_be_renewed_thirty_days_before_its_end_or_with_a_quarter_
     assert_eq!(hostile.standing(0), Standing::Expired);
     (hostile.not_before, hostile.not_after) = (i64::MIN, i64::MAX);
     assert_eq!((hostile.standing(0), hostile.days_left(-1)), (Standing::Valid, i64::MAX / DAY));
+}
+
+proptest! {
+    #[test]
+    fn no_certificate_and_no_name_of_a_client_makes_it_panic(at in any::<prop::sample::Index>(), byte: u8, cut in 0..8_usize) {
+        let key = ecdsa();
+        let mut der = params(&["shop.test"]).self_signed(&key).unwrap().der().to_vec();
+        let at = at.index(der.len());
+        der[at] = byte;
+        der.truncate(der.len() - cut);
+        let subject = Subject::of(&der);
+        // Whatever it is called, it is fit for a header.
+        let fits = |subject: &Subject| subject.subject.bytes().all(|b| (b' '..=b'~').contains(&b));
+        prop_assert!(subject.as_ref().is_none_or(fits), "{:?}", subject);
+        let text = format!(
+            "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+            data_encoding::BASE64.encode(&der)
+        );
+        let _ = Certificate::parse("test", text.as_bytes(), key.serialize_pem().as_bytes(), None);
+    }
 }

@@ -137,3 +137,30 @@ fn a_reload_that_asks_for_more_holds_for_connections_that_are_there() {
     client.say(GET);
     client.hear("HTTP/1.1 421 ");
 }
+
+#[test]
+fn requests_of_http2_are_held_to_it_one_by_one() {
+    let files = Files::new();
+    let alice = files.client("alice", 1, &files.authority());
+    let origin = Answering::with(ok("ok"));
+    let text = format!(
+        "[listener.web]\nbind = [\"127.0.0.1:1\"]\npool = \"p\"\n[listener.web.tls]\n{}\n[pool.p]\nservers = [\"{}\"]\n{TOLD}\
+         [site.secret]\nhosts = [\"secret.test\"]\ntls = {{ client_auth = \"required\", client_ca = \"{}\" }}\n\
+         [[site.secret.route]]\npool = \"p\"\n",
+        certificates(&[files.server("server", &["*.test"], &ECDSA)]),
+        origin.addr(),
+        files.path("ca.pem"),
+    );
+    let proxy = Proxy::start(&text);
+    let port = proxy.addr().port();
+    let ask = |name: &str, more: &[&str]| {
+        let (url, resolve) = (format!("https://{name}:{port}/"), format!("{name}:{port}:127.0.0.1"));
+        let write = ["-sk", "-o", "/dev/null", "-w", "%{http_version} %{http_code} ", "--http2", "--resolve", &resolve];
+        run("curl", &[&write[..], more, &[&url]].concat(), "")
+    };
+    assert_eq!(ask("shop.test", &[]), "2 200 ");
+    assert_eq!(ask("secret.test", &["--cert", &alice]), "2 200 ");
+    assert_eq!(origin.requests().last().unwrap().field("x-client"), Some("CN=alice"));
+    // One certificate for both names has browsers use one connection for both: the answer that sends them to another.
+    assert_eq!(ask("shop.test", &["-H", "Host: secret.test"]), "2 421 ");
+}

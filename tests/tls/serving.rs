@@ -224,3 +224,21 @@ fn a_half_open_handshake_does_not_keep_others_waiting() {
     assert!(openssl(proxy.addr(), &[], GET).contains("HTTP/1.1 200"));
     assert_eq!(proxy.engine().status(|_| 0).listeners[0].open, 200);
 }
+
+#[test]
+fn the_header_of_a_proxy_in_front_comes_before_the_handshake() {
+    let files = Files::new();
+    let tls = certificates(&[files.server("a", &["shop.test"], &ECDSA)]);
+    let origin = server();
+    let text = config(&tls, origin.addr(), "").replace(
+        "pool = \"p\"\n[listener.web.tls]",
+        "pool = \"p\"\nproxy_protocol = \"required\"\ntrusted_proxies = [\"127.0.0.0/8\"]\n[listener.web.tls]",
+    );
+    let proxy = Proxy::start(&text);
+    let url = format!("https://127.0.0.1:{}/", proxy.addr().port());
+    let served = run("curl", &["-sik", "--http1.1", "--haproxy-protocol", &url], "");
+    assert!(served.contains("200"), "{served}");
+    assert!(!run("curl", &["-sik", "--http1.1", &url], "").contains("HTTP/"));
+    assert_eq!(reasons(&proxy), ["proxy_header"]);
+    assert_eq!(origin.requests()[0].field("x-forwarded-proto"), Some("https"));
+}

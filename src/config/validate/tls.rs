@@ -341,7 +341,10 @@ pub(super) fn site(
             }
             continue;
         }
-        warn_of_strangers(hosts, certificates, &listener.name, cx);
+        // Who has no use for warnings, with ten thousand sites and as many certificates, has no time for them either.
+        if cx.now.is_some() {
+            warn_of_strangers(hosts, certificates, &listener.name, cx);
+        }
         if !own_certificates.is_empty() || client_auth != tls.client_auth {
             let certificates = Arc::clone(certificates);
             all.push(SiteTls { listener: Arc::clone(&listener.name), certificates, client_auth });
