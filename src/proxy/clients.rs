@@ -52,6 +52,8 @@ pub(crate) struct Clients {
     tracked: RefCell<HashMap<u64, Tracked>>,
     /// Those of `tracked` that are to be reset.
     condemned: Cell<usize>,
+    /// Streams of such connections that are not dropped yet.
+    orphans: Cell<usize>,
     /// Addresses that are leaving just now.
     leaving: RefCell<Vec<IpAddr>>,
 }
@@ -129,9 +131,19 @@ impl Clients {
         self.leaving.replace(addresses);
     }
 
-    /// Connections that are still to be reset.
+    /// Connections that are still to be reset, and streams of those that were.
     pub(super) fn condemned(&self) -> usize {
-        self.condemned.get()
+        self.condemned.get() + self.orphans.get()
+    }
+
+    /// So many streams have lost their connection, and are about to be dropped.
+    pub(crate) fn orphaned(&self, streams: usize) {
+        self.orphans.set(self.orphans.get() + streams);
+    }
+
+    /// One of them is.
+    pub(crate) fn orphan_gone(&self) {
+        self.orphans.set(self.orphans.get() - 1);
     }
 
     /// New connections are welcome whatever their address.

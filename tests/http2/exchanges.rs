@@ -4,8 +4,8 @@ use std::io::{ErrorKind, Read, Write};
 
 use super::{answered, config, stage};
 use crate::support::frames::*;
-use crate::support::origin::Refusing;
-use crate::support::proxy::Proxy;
+use crate::support::origin::{Origin, Refusing};
+use crate::support::proxy::{Proxy, router};
 use crate::support::wait_for;
 use crate::support::wire::{Peer, get as get1, ok};
 
@@ -358,6 +358,24 @@ fn a_process_that_is_to_become_quiet_says_goodbye_with_the_next_answer() {
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(done.wait());
     assert_eq!(proxy.engine().connections(), 0);
+}
+
+#[test]
+fn an_address_that_leaves_takes_its_streams_along() {
+    let origin = Origin::new();
+    let config = config("", origin.addr(), "").replace("127.0.0.1:80", "127.0.0.2:80");
+    let proxy = Proxy::start_with(&config, |c| c.routers.push(router(&["127.0.0.2"], &[])));
+    let mut client = connect(&proxy);
+    client.send(&[get(1, "/"), get(3, "/"), post(5, "/", &[])].concat());
+    let mut servers = [0; 3].map(|_| origin.accept());
+    servers.iter_mut().for_each(|server| _ = server.head());
+    let in_flight = || proxy.engine().snapshot().pools[0].in_flight();
+    assert_eq!((proxy.engine().connections(), in_flight()), (1, 3));
+    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+    runtime.block_on(proxy.engine().abort(&["127.0.0.2".parse().unwrap()]).wait());
+    assert_eq!((proxy.engine().connections(), in_flight()), (0, 0), "at once, not later");
+    assert_eq!(client.fate(), Fate::Closed);
+    servers.iter_mut().for_each(Peer::expect_gone);
 }
 
 #[test]

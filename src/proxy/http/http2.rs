@@ -6,6 +6,7 @@
 //! The connection outlives its streams: it ends once all of them have.
 
 use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
 use std::future::{Future as _, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use h2::server::{Builder, Connection, SendResponse};
 use h2::{Reason as Code, RecvStream};
 use http::Request;
+use tokio::task::AbortHandle;
 
 use crate::http1::{self, Body, RequestError};
 use crate::http2::downstream::{H2Stream, Shared};
@@ -25,6 +27,7 @@ use crate::net::buffer::Buffer;
 use crate::proxy::errors::FailedExchange;
 use crate::proxy::http::exchange::Exchange;
 use crate::proxy::http::{Arrival, Conn, Outcome, QUIET_IDLE};
+use crate::proxy::worker::Worker;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
 
@@ -34,27 +37,61 @@ const FIRST_LINE: &[u8] = PREFACE.split_at(16).0;
 /// Bytes of a response that wait in a stream for the connection, at most.
 const SEND_BUFFER: usize = 64 * 1024;
 
+/// What h2 allows for small frames that wait to be read, as so many times the connection's window: each counts as 256 bytes.
+/// Its own half is 2,000 of them, which streams of small messages reach when their servers pause.
+const FRAME_OVERHEAD: usize = 4;
+
 /// Streams that a client may have reset before we have looked at them, and such that we have and it still writes to.
 const PENDING_RESETS: usize = 64;
 
 /// What the streams of a connection share with it.
 struct Streams {
     shared: Rc<Shared>,
-    live: Cell<u32>,
+    worker: Rc<Worker>,
+    live: Cell<usize>,
     /// Whoever waits for the last one.
     waiting: RefCell<Option<Waker>>,
+    /// By number; of listeners that an address of a virtual router leads to.
+    tasks: RefCell<HashMap<u32, AbortHandle>>,
+    /// The connection was dropped without an end.
+    orphaned: Cell<bool>,
 }
 
 /// Counts a stream for as long as it is served.
-struct Live(Rc<Streams>);
+struct Live {
+    streams: Rc<Streams>,
+    number: u32,
+}
+
+/// Takes the streams along when the connection is dropped in the middle, as [`Clients::condemn`] has it.
+///
+/// [`Clients::condemn`]: crate::proxy::clients::Clients::condemn
+struct Parent(Rc<Streams>);
 
 impl Drop for Live {
     fn drop(&mut self) {
-        self.0.live.set(self.0.live.get() - 1);
-        if self.0.live.get() == 0
-            && let Some(waiting) = self.0.waiting.take()
+        let Streams { worker, live, waiting, tasks, orphaned, .. } = &*self.streams;
+        live.set(live.get() - 1);
+        tasks.borrow_mut().remove(&self.number);
+        if orphaned.get() {
+            worker.clients.orphan_gone();
+        }
+        if live.get() == 0
+            && let Some(waiting) = waiting.take()
         {
             waiting.wake();
+        }
+    }
+}
+
+impl Drop for Parent {
+    fn drop(&mut self) {
+        let Streams { worker, live, tasks, orphaned, .. } = &*self.0;
+        if !tasks.borrow().is_empty() {
+            orphaned.set(true);
+            worker.clients.orphaned(live.get());
+            // Aborting drops nothing yet: the runtime does when its turn comes.
+            tasks.borrow().values().for_each(AbortHandle::abort);
         }
     }
 }
@@ -101,9 +138,9 @@ enum Late {
 }
 
 impl<C: Transport> Conn<C> {
-    /// Whether a client speaks HTTP/2 without having asked (section 3.3), where it may.
+    /// Whether a client speaks HTTP/2 without having asked, where it may: over TLS it has to ask (section 3.3).
     pub(super) fn is_http2(&self, buf: &Buffer) -> bool {
-        self.listener.http.http2.is_on && buf.bytes().starts_with(FIRST_LINE)
+        self.listener.http.http2.is_on && !self.is_tls() && buf.bytes().starts_with(FIRST_LINE)
     }
 
     /// Serves a client that speaks HTTP/2, of which `early` has been read.
@@ -111,7 +148,15 @@ impl<C: Transport> Conn<C> {
         let http = &self.listener.http;
         let now = self.worker.now();
         let shared = Rc::new(Shared::new(Purse::new(http.http2.max_glitches, now)));
-        let streams = Rc::new(Streams { shared: Rc::clone(&shared), live: Cell::new(0), waiting: RefCell::new(None) });
+        let streams = Rc::new(Streams {
+            shared: Rc::clone(&shared),
+            worker: Rc::clone(&self.worker),
+            live: Cell::new(0),
+            waiting: RefCell::new(None),
+            tasks: RefCell::default(),
+            orphaned: Cell::new(false),
+        });
+        let _parent = Parent(Rc::clone(&streams));
         let carrier = Carrier::new(&self.io, early, &shared.purse, now);
         self.timer.set(now.after(http.header_timeout));
         let mut handshake = self.http2_settings().handshake(Wire(&carrier));
@@ -173,6 +218,7 @@ impl<C: Transport> Conn<C> {
             .initial_connection_window_size(http.http2.connection_window)
             .max_header_list_size(u32::try_from(http.max_header_size).unwrap_or(u32::MAX))
             .max_send_buffer_size(SEND_BUFFER)
+            .data_frame_budget(FRAME_OVERHEAD * http.http2.connection_window as usize)
             .max_pending_accept_reset_streams(PENDING_RESETS)
             .max_concurrent_reset_streams(PENDING_RESETS)
             .max_local_error_reset_streams(Some(http.http2.max_glitches as usize));
@@ -325,12 +371,16 @@ impl<C: Transport> Driver<'_, '_, C> {
         };
         self.requests += 1;
         self.streams.live.set(self.streams.live.get() + 1);
-        let (live, number) = (Live(Rc::clone(&self.streams)), self.requests);
-        tokio::task::spawn_local(async move {
+        let number = self.requests;
+        let live = Live { streams: Rc::clone(&self.streams), number };
+        let task = tokio::task::spawn_local(async move {
             stream.serve_stream(arrival, number).await;
             stream.io.finish();
             drop((stream, live));
         });
+        if conn.listener.tracked {
+            self.streams.tasks.borrow_mut().insert(number, task.abort_handle());
+        }
     }
 }
 
