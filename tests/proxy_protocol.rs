@@ -6,6 +6,7 @@ mod support;
 mod proxy_protocol {
     mod inward;
     mod outward;
+    mod peers;
 
     use std::net::SocketAddr;
 

@@ -323,6 +323,8 @@ pub(super) fn errors(answer: &Value) -> String {
         let time = time.map_or_else(|| "?".to_owned(), |time| time.to_string());
         let request = match (e["method"].as_str(), e["host"].as_str(), e["path"].as_str()) {
             (Some(method), Some(host), Some(path)) if !method.is_empty() => format!("{method} {host}{path}"),
+            // Of TLS a name may be all that is known.
+            (_, Some(host), _) if !host.is_empty() => format!("tls for {host}"),
             _ => "no request".to_owned(),
         };
         let request = if e["site"].is_null() && !e["pool"].is_null() { "tcp session".to_owned() } else { request };

@@ -295,7 +295,10 @@ fn listener<'s>(
         let known = if known.is_empty() { "there is none".to_owned() } else { known.join(", ") };
         let place = ip.map_or_else(|| format!("port {port}"), |ip| SocketAddr::new(ip, port).to_string());
         let protocol = protocol_name(protocol);
-        return Err(format!("no {protocol} listener on {place}; those there are: {known}"));
+        let other = snapshot.config.listeners.iter().find(|l| l.bind.iter().any(takes));
+        let other = other.map(|l| format!("; listener {} has it, with protocol {}", l.name, protocol_name(l.protocol)));
+        let other = other.unwrap_or_default();
+        return Err(format!("no {protocol} listener on {place}{other}; those there are: {known}"));
     };
     to.listener = Arc::clone(&first.name);
     let bound: Vec<_> = first.bind.iter().filter(|a| takes(a)).map(ToString::to_string).collect();

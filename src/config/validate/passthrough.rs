@@ -1,6 +1,6 @@
 //! Listeners with `protocol = "tls_passthrough"`.
 
-use super::{Context, site, sticky};
+use super::{Context, site, sticky, tls};
 use crate::config::decode::{At, Field};
 use crate::config::model::{HostPattern, Passthrough, TcpListener, TlsRoute};
 use crate::config::raw::{RawListener, RawTlsRoute};
@@ -40,8 +40,8 @@ fn route(raw: &At<RawTlsRoute>, cx: &mut Context<'_>) -> Option<TlsRoute> {
             .help("write its pool in the listener: pool = \"...\"");
     }
     let names = raw.sni.iter().filter_map(|name| pattern(name, cx)).collect();
-    for name in raw.alpn.iter().filter(|name| !(1..=255).contains(&name.len())) {
-        cx.problems.error(name.place, "the name of a protocol has 1 to 255 bytes").help("\"h2\", \"http/1.1\"");
+    for name in raw.alpn.iter().filter(|name| !(1..=tls::LONGEST_ALPN).contains(&name.len())) {
+        cx.problems.error(name.place, format!("not the name of a protocol: 1 to {} bytes", tls::LONGEST_ALPN));
     }
     raw.pool.required("pool", raw.place, cx.problems);
     let pool = pool_of(&raw.pool, cx)?;
