@@ -64,13 +64,12 @@ fn what_is_wrong_with_a_certificate_or_its_key_has_a_name() {
     let invalid = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
     let no_key = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n";
     let encrypted = "-----BEGIN ENCRYPTED PRIVATE KEY-----\nAAAA\n-----END ENCRYPTED PRIVATE KEY-----\n";
-    let legacy =
-        format!("-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n");
+    let legacy = "-----BEGIN EC PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END EC PRIVATE KEY-----\n";
     assert_eq!(parse("", &pem), CertificateError::NoCertificate);
     assert_eq!(parse(&pem, &pem), CertificateError::NoCertificate);
     assert_eq!(parse(&chain, &chain), CertificateError::NoKey);
     assert_eq!(parse(&chain, encrypted), CertificateError::KeyEncrypted);
-    assert_eq!(parse(&chain, &legacy), CertificateError::KeyEncrypted);
+    assert_eq!(parse(&chain, legacy), CertificateError::KeyEncrypted);
     assert_eq!(parse(&chain, &ecdsa().serialize_pem()), CertificateError::KeyMismatch);
     assert!(matches!(parse(&broken, &pem), CertificateError::Pem(_)));
     assert!(matches!(parse(invalid, &pem), CertificateError::Invalid(_)));

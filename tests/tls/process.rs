@@ -63,6 +63,9 @@ fn keys_are_read_by_who_may_and_kept_nowhere_else() {
         let proxy = fs::metadata(format!("/proc/{}", instance.proxy_pid())).unwrap();
         assert_ne!(proxy.uid(), key.uid(), "the proxy cannot read it");
     }
+    let status = bascule(&["status", "-c", &instance.config_file()]);
+    let status = String::from_utf8_lossy(&status.stdout).into_owned();
+    assert!(status.contains("listener web (http in TLS) on "), "{status}");
     done(&instance, &["reload"]);
     // Generations and the state: everything that was written.
     let mut folders = vec![instance.dir().join("run")];

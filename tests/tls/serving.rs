@@ -107,7 +107,7 @@ fn curl_is_served_and_the_server_is_told_of_https() {
     let resolve = format!("shop.test:{}:127.0.0.1", proxy.addr().port());
     let args = ["-si", "--http1.1", "--cacert", &files.path("a.pem"), "--resolve", &resolve, &url, &url];
     let output = run("curl", &args, "");
-    let expected = "x-tls: https on TLSv1.3 TLS_AES_256_GCM_SHA384 shop.test . NONE http/1.1";
+    let expected = "x-tls: https on TLSv1.3 TLS_AES_128_GCM_SHA256 shop.test . NONE http/1.1";
     assert_eq!(output.to_lowercase().matches(&expected.to_lowercase()).count(), 2, "{output}");
     let seen = origin.requests();
     assert_eq!((seen.len(), seen[0].field("x-forwarded-proto")), (2, Some("https")));
