@@ -56,6 +56,18 @@ pub(super) fn open(path: &Path) -> Result<OwnedFd, LogError> {
     file.map(OwnedFd::from).map_err(|source| LogError { path: path.to_owned(), source })
 }
 
+/// Opens every file that `config` logs to; those that cannot be opened are logged and left out, so that traffic goes on.
+pub(super) fn open_all(config: &Config) -> (Vec<PathBuf>, Vec<OwnedFd>) {
+    let opened = |path: PathBuf| match open(&path) {
+        Ok(fd) => Some((path, fd)),
+        Err(e) => {
+            tracing::error!(error = %e, "access log not opened");
+            None
+        }
+    };
+    paths(config).into_iter().filter_map(opened).unzip()
+}
+
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::{PermissionsExt, symlink};

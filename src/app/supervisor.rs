@@ -26,7 +26,6 @@ use std::fmt;
 use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -346,25 +345,13 @@ impl Supervisor {
 
     /// Hands a new proxy everything.
     async fn introduce(&self, child: &Child) -> Result<(), Lost> {
-        let (log_files, log_fds) = self.open_logs();
+        let (log_files, log_fds) = logs::open_all(&self.loaded.config);
         let (listeners, mut fds) = self.sockets.now();
         let setup = reload::setup(&self.loaded, self.overrides(), listeners, log_files);
         let node = self.loaded.config.node.to_string();
         let start = Start { node, setup, state: self.state.clone(), guarded: false, purpose: Purpose::Serve };
         fds.extend(log_fds.iter().map(AsFd::as_fd));
         child.start(start, &fds).await
-    }
-
-    /// Opens all log files; those that cannot be opened are logged and left out, so that traffic goes on.
-    fn open_logs(&self) -> (Vec<PathBuf>, Vec<std::os::fd::OwnedFd>) {
-        let open = |path: PathBuf| match logs::open(&path) {
-            Ok(fd) => Some((path, fd)),
-            Err(e) => {
-                error!(error = %e, "access log not opened");
-                None
-            }
-        };
-        logs::paths(&self.loaded.config).into_iter().filter_map(open).unzip()
     }
 
     async fn on_signal(&mut self, request: Request) -> Flow {

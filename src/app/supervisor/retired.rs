@@ -7,7 +7,6 @@ use std::io;
 use std::net::IpAddr;
 use std::ops::ControlFlow;
 use std::os::fd::{AsFd, BorrowedFd};
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::task::Poll;
 use std::time::Duration;
@@ -18,6 +17,7 @@ use tracing::{error, info, warn};
 use super::{Flow, LEAVE_LIMIT, RunError, Supervisor};
 use crate::app::child::{Child, Lost, Spawned};
 use crate::app::duty::{NO_TOKEN, Quiet};
+use crate::app::logs;
 use crate::app::upgrade::{Bequest, HandedRetired};
 use crate::ipc::{self, FromProxy, ToProxy};
 use crate::net::clock;
@@ -376,7 +376,7 @@ impl Supervisor {
     /// Has all proxies write to logs opened anew.
     pub(super) async fn reopen_logs(&mut self) -> Flow {
         info!("reopening logs");
-        let (files, fds): (Vec<PathBuf>, Vec<_>) = self.open_logs();
+        let (files, fds) = logs::open_all(&self.loaded.config);
         let fds: Vec<_> = fds.iter().map(AsFd::as_fd).collect();
         self.retired.tell(|| ToProxy::ReopenLogs { files: files.clone() }, &fds).await;
         self.tell(ToProxy::ReopenLogs { files }, &fds).await
