@@ -140,6 +140,7 @@ fn site(hosts: Vec<HostPattern>, paths: Vec<PathMatch>) -> Site {
         name: "site".into(),
         hosts,
         listeners: vec!["http".into()],
+        tls: Vec::new(),
         routes,
         access_log: None,
         error_pages: Arc::from([]),

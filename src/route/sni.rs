@@ -48,8 +48,8 @@ impl TlsRouteTable {
 
     fn by_protocol(&self, group: &[usize], offered: &[Vec<u8>]) -> Option<usize> {
         let wanted = |index: &&usize| self.alpn.get(**index).map_or(&[][..], Vec::as_slice);
-        let is_offered = |name: &Box<str>| offered.iter().any(|offer| offer == name.as_bytes());
-        let by_protocol = group.iter().find(|index| wanted(index).iter().any(is_offered));
+        let is_offered = |name: &str| offered.iter().any(|offer| offer == name.as_bytes());
+        let by_protocol = group.iter().find(|index| wanted(index).iter().any(|name| is_offered(name)));
         by_protocol.or_else(|| group.iter().find(|index| wanted(index).is_empty())).copied()
     }
 }

@@ -220,7 +220,7 @@ fn client_hello(body: &[u8]) -> Result<ClientHello, Malformed> {
         return Err(Malformed::Field("cipher suites"));
     }
     input.list8("compression methods", 1..=255)?;
-    let mut wanted = suites.chunks_exact(2).map(|suite| u16::from_be_bytes([suite[0], suite[1]]));
+    let mut wanted = suites.as_chunks().0.iter().map(|suite| u16::from_be_bytes(*suite));
     let prefers_chacha = wanted.find(|suite| !is_grease(*suite)).is_some_and(|suite| CHACHA.contains(&suite));
     let mut hello = ClientHello { versions: vec![Version(version)], prefers_chacha, ..ClientHello::default() };
     // A client of before TLS 1.2 may have none.

@@ -192,7 +192,7 @@ fn a_reload_with_another_certificate_changes_new_handshakes_and_no_connection() 
     let first = files.server("first", &["shop.test"], &ECDSA);
     let second = files.server("second", &["shop.test"], &ECDSA);
     let server = server();
-    let mut proxy = Proxy::start(&config(&certificates(&[first.clone()]), server.addr(), ""));
+    let mut proxy = Proxy::start(&config(&certificates(&[first]), server.addr(), ""));
     let mut client = Talking::new(proxy.addr(), &[]);
     let ask = GET.replace("close", "keep-alive");
     client.say(&ask);
