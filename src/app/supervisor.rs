@@ -12,6 +12,7 @@
 
 mod certificates;
 mod checks;
+mod error;
 mod orders;
 mod overrides;
 mod reload;
@@ -22,8 +23,6 @@ pub(super) mod sockets;
 mod strays;
 mod upgrade;
 
-use std::fmt;
-use std::io;
 use std::ops::ControlFlow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 use tracing::{debug, error, info, warn};
 
-use crate::app::admin::{Admin, AdminError, Answer};
+use crate::app::admin::{Admin, Answer};
 use crate::app::asks::Asks;
 use crate::app::at;
 use crate::app::backoff::Backoff;
@@ -43,19 +42,19 @@ use crate::app::child::{Child, Lost, Program};
 use crate::app::commands::{Commands, Subject};
 use crate::app::duty::{Due, Duty};
 use crate::app::history::History;
-use crate::app::lock::{Lock, LockError};
-use crate::app::logs::{self, LogError};
+use crate::app::lock::Lock;
+use crate::app::logs;
 use crate::app::manager;
 use crate::app::supervisor::retired::Retired;
 use crate::app::supervisor::strays::Strays;
 use crate::app::supervisor::upgrade::{Foreign, Upgrade};
-use crate::app::upgrade::{DocumentError, Origin};
+use crate::app::upgrade::Origin;
 use crate::app::watchdog::heartbeat_interval;
+use crate::config::Loaded;
 use crate::config::model::Config;
-use crate::config::{Diagnostics, Loaded};
 use crate::ipc::{Event, FromProxy, Purpose, Start, ToProxy};
 use crate::net::clock;
-use crate::net::listen::{self, BindError};
+use crate::net::listen;
 use crate::sys::process;
 use crate::sys::user::{self, Identity};
 use crate::telemetry::LevelHandle;
@@ -67,48 +66,9 @@ use self::reload::{Reload, Wanted, What};
 use self::signals::{Request, Signals};
 use self::sockets::Sockets;
 
+pub(super) use self::error::RunError;
 pub(super) use self::reload::Source;
 pub(super) use self::resume::resume;
-
-/// Why the supervisor could not begin, or ended before it was asked to.
-#[derive(Debug)]
-pub(super) enum RunError {
-    Telemetry(String),
-    Lock(LockError),
-    Bind(BindError),
-    Log(LogError),
-    Admin(AdminError),
-    /// The runtime, a signal handler, or our own binary.
-    System(io::Error),
-    /// The first proxy was lost before it served.
-    Proxy(Lost),
-    /// The first proxy refused its configuration.
-    Refused(String),
-    /// The proxy ended while it drained.
-    DrainCut(String),
-    /// What the program before this one handed over.
-    Document(DocumentError),
-    /// The configuration that it ran.
-    Config(Diagnostics),
-}
-
-impl fmt::Display for RunError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Telemetry(e) => write!(f, "cannot log: {e}"),
-            Self::Lock(e) => e.fmt(f),
-            Self::Bind(e) => e.fmt(f),
-            Self::Log(e) => e.fmt(f),
-            Self::Admin(e) => e.fmt(f),
-            Self::System(e) => write!(f, "cannot start: {e}"),
-            Self::Proxy(lost) => write!(f, "the proxy could not start: {lost}"),
-            Self::Refused(reason) => write!(f, "the proxy could not start: {reason}"),
-            Self::Document(e) => write!(f, "cannot resume: {e}"),
-            Self::Config(e) => write!(f, "the running configuration is refused:\n{e}"),
-            Self::DrainCut(how) => write!(f, "the proxy ended while it drained ({how})"),
-        }
-    }
-}
 
 /// What an event leads to: go on, or leave with a result.
 type Flow = ControlFlow<Result<(), RunError>>;

@@ -266,6 +266,20 @@ fn a_reload_takes_over_what_has_changed_where_nobody_looks_at_files() {
 }
 
 #[test]
+fn going_back_to_an_earlier_configuration_brings_no_old_certificate() {
+    let certbot = Certbot::new();
+    let addr = free_addr();
+    let config = certbot.config(addr, "", "").replace("\"20ms\"", "\"off\"");
+    let instance = Instance::start(&config);
+    let pair = certbot.renew();
+    instance.write(&config.replace("\"served\"", "\"changed\""));
+    instance.done(&["reload", "--confirm", "100ms"]);
+    instance.wait_for_log("nobody has confirmed the configuration");
+    wait_for("the earlier configuration", || curl(addr, &pair.chain).then_some(()));
+    assert_eq!(instance.status()["certificates"]["in_force"].as_array().unwrap().len(), 1);
+}
+
+#[test]
 fn a_certificate_that_nobody_renewed_is_told_at_once() {
     let certbot = Certbot::new();
     let key = KeyPair::generate().unwrap();

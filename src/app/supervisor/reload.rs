@@ -181,9 +181,14 @@ impl Supervisor {
                 let (text, node) = (self.generation_text(*number), self.loaded.config.node.to_string());
                 Box::new(move || config::restore(&text?, &node).map(Arc::new).map_err(|e| e.to_string()))
             }
-            What::Back(known) | What::Certificates(known) => {
-                let known = Arc::clone(known);
-                Box::new(move || Ok(known))
+            What::Back(before) => {
+                // It brings no old certificate.
+                let before = Arc::clone(before);
+                Box::new(move || Ok(config::refresh(&before).loaded.unwrap_or(before)))
+            }
+            What::Certificates(next) => {
+                let next = Arc::clone(next);
+                Box::new(move || Ok(next))
             }
         };
         // Reading ten thousand routes takes a while, and heartbeats do not wait for it.

@@ -196,6 +196,31 @@ fn what_is_not_meant_is_a_warning() {
 }
 
 #[test]
+fn a_certificate_that_should_have_been_renewed_is_a_warning() {
+    let folder = Folder::new();
+    let date = |days: i64| {
+        let day = jiff::Timestamp::now().to_zoned(jiff::tz::TimeZone::UTC).date() + jiff::Span::new().days(days);
+        rcgen::date_time_ymd(day.year().into(), day.month().unsigned_abs(), day.day().unsigned_abs())
+    };
+    let warnings = |from: i64, to: i64| {
+        let mut params = params(&["a"]);
+        (params.not_before, params.not_after) = (date(from), date(to));
+        folder.write("a.pem", params.self_signed(&*KEY).unwrap().pem() + &KEY.serialize_pem());
+        folder.warnings(&text("certificates = [\"a.pem\"]", "\"a\"", ""))
+    };
+    // Midnight may be in between.
+    for (days, expected) in [(11, "the certificate expires in "), (1, "the certificate expires to"), (0, "has expired")]
+    {
+        let said = warnings(-300, days);
+        assert!(said.contains("test.toml:4:17: warning: ") && said.contains(expected), "{said}");
+    }
+    assert_eq!(warnings(-300, 60), "");
+    // One of short life has more time.
+    assert_eq!(warnings(-70, 25), "");
+    assert!(warnings(-70, 15).contains("expires in"));
+}
+
+#[test]
 fn a_site_may_have_certificates_of_its_own_and_needs_some() {
     let folder = Folder::new();
     folder.write("a.pem", both(&["a"])).write("b.pem", both(&["b"]));

@@ -107,7 +107,7 @@ pub(super) fn webhook(written: &Field<String>, cx: &mut Context<'_>) -> Option<A
     let url = written.get()?;
     if url.to_ascii_lowercase().starts_with("https:") {
         cx.problems
-            .error(url.place, "TLS is not there yet: a webhook is \"http://...\"")
+            .error(url.place, "a webhook is \"http://...\": nothing is posted by TLS")
             .help("`notify` can run curl; or send it to a relay on this box");
     } else if !is_url(url) {
         cx.problems.error(url.place, "not a URL").help("\"http://192.0.2.1:8000/path\"");
