@@ -192,6 +192,26 @@ fn a_node_merges_tables_and_replaces_the_rest() {
 }
 
 #[test]
+fn what_stands_before_the_bytes_has_defaults_where_something_does() {
+    let text = "[defaults.listener]\nheader_timeout = \"7s\"\ntrusted_proxies = [\"10.0.0.0/8\"]\nbody_timeout = \"8s\"\n\
+                [listener.a]\nbind = [\"10.0.0.9:1\"]\nprotocol = \"tcp\"\npool = \"p\"\n\
+                [listener.b]\nbind = [\"10.0.0.9:2\"]\nprotocol = \"tcp\"\npool = \"p\"\nproxy_protocol = \"required\"\n\
+                [listener.c]\nbind = [\"10.0.0.9:3\"]\nprotocol = \"tls_passthrough\"\npool = \"p\"\n\
+                [listener.d]\nbind = [\"10.0.0.9:4\"]\npool = \"p\"\nproxy_protocol = \"optional\"\n\
+                [pool.p]\nservers = [\"10.0.0.1:1\"]\nkeepalive = 9\nsend_proxy_protocol = \"v2\"\n";
+    let config = load_text(text).config;
+    let [a, b, c, d] = &*config.listeners else { panic!("four listeners") };
+    let header = |listener: &Listener| listener.proxy_header.as_ref().map(|h| (h.required, h.trusted.len(), h.timeout));
+    let seven = Duration::from_secs(7);
+    assert_eq!((header(a), header(c)), (None, None));
+    assert_eq!((header(b), header(d)), (Some((true, 1, seven)), Some((false, 1, seven))));
+    assert_eq!(d.http.trusted_proxies.len(), 1);
+    let passthrough = |listener: &Listener| listener.tcp.as_ref()?.passthrough.as_ref().map(|p| p.timeout);
+    assert_eq!((passthrough(a), passthrough(c)), (None, Some(seven)));
+    assert_eq!(config.pools[0].keepalive, 0, "a connection is its client's");
+}
+
+#[test]
 fn without_nodes_any_name_is_fine() {
     assert_eq!(&*load_text(LEAST).config.node, "box");
 }

@@ -207,3 +207,20 @@ fn a_session_begins_behind_the_header() {
     assert_eq!(client.rest(), (b"answer".to_vec(), End::Fin));
     assert_eq!(proxy.log_line(), "192.0.2.7:40001 127.0.0.1 192.0.2.7:40001 198.51.100.1:443");
 }
+
+#[test]
+fn draining_waits_for_who_has_begun_to_speak() {
+    for protocol in ["http", "tcp"] {
+        let (origin, mut proxy) = stage(protocol, REQUIRED);
+        let (mut silent, mut speaking) = (proxy.connect(), proxy.connect());
+        let header = header(Version::V1, CLIENT, &[]);
+        speaking.send(&header[..9]);
+        wait_for("both to be accepted", || (proxy.engine().connections() == 2).then_some(()));
+        proxy.drain();
+        silent.expect_end();
+        speaking.send([&header[9..], get("/").as_bytes()].concat());
+        let (mut server, _) = origin.request();
+        server.send(ok("answer"));
+        assert_eq!(speaking.response().body, b"answer", "{protocol}");
+    }
+}
