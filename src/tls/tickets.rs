@@ -22,6 +22,7 @@ use arc_swap::ArcSwap;
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use data_encoding::{BASE64, HEXLOWER};
 use hmac::{Hmac, KeyInit, Mac};
+use rustix::rand::GetRandomFlags;
 use rustls::server::ProducesTickets;
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
@@ -177,9 +178,12 @@ fn next(seed: &Digest) -> Digest {
     mac(seed, &[b"next"])
 }
 
+/// Of the kernel: a process that speaks no TLS does not wait until the library for it has gathered randomness of its own.
 fn random() -> Digest {
     let mut bytes = Digest::default();
-    provider().secure_random.fill(&mut bytes).expect("the system has random numbers, or nothing here works");
+    if rustix::rand::getrandom(&mut bytes[..], GetRandomFlags::empty()) != Ok(bytes.len()) {
+        provider().secure_random.fill(&mut bytes).expect("there are random numbers, or nothing here works");
+    }
     bytes
 }
 
