@@ -65,7 +65,7 @@ impl ResolvesServerCert for Chooser {
     }
 }
 
-/// What a signature costs, in order: RSA is some ten times the others.
+/// What a signature costs, in order: RSA costs many times the others.
 fn cost(algorithm: SignatureAlgorithm) -> u8 {
     match algorithm {
         SignatureAlgorithm::ECDSA => 0,

@@ -295,3 +295,25 @@ fn keys_of_tickets_are_checked() {
     assert!(folder.errors(&tls("\"bad\"")).contains("a key for session tickets has 48 or 80 bytes"));
     assert!(folder.errors(&tls("\"1\"\nsession_tickets = false")).contains("needs session_tickets = true"));
 }
+
+#[test]
+fn whoever_may_not_read_a_key_is_told_who_must() {
+    let mut attachments = Attachments::default();
+    let why = std::io::Error::from_raw_os_error(13).to_string();
+    attachments.insert("/root/a.pem".to_owned(), Attachment::Unreadable(why));
+    let text = format!("[global]\nrun_dir = \"/x\"\n{}", text("certificates = [\"/root/a.pem\"]", "\"a\"", ""));
+    let errors = parse_with(&text, "box", &attachments).unwrap_err().to_string();
+    assert!(errors.contains("cannot be read: Permission denied") && errors.contains("check as root"), "{errors}");
+}
+
+#[test]
+fn where_nobody_can_be_asked_for_a_certificate_that_is_told() {
+    let folder = Folder::new();
+    folder.write("a.pem", both(&["a"])).write("ca.pem", chain(&["ca"]));
+    let site = "[site.shop.tls]\nclient_auth = \"required\"\nclient_ca = \"ca.pem\"";
+    let plain = "[listener.plain]\nbind = [\"10.0.0.9:80\"]\n";
+    let warnings = folder.warnings(&(plain.to_owned() + &text("certificates = [\"a.pem\"]", "\"a\"", site)));
+    let expected = "listener \"plain\" does not speak TLS: there nobody is asked for a certificate";
+    assert_eq!(warnings.matches("warning:").count(), 1, "{warnings}");
+    assert!(warnings.contains(expected), "{warnings}");
+}

@@ -283,7 +283,10 @@ fn file_named<'f>(path: &At<String>, name: Option<&str>, cx: &mut Context<'f>) -
         Some(Attachment::Unreadable(why)) => format!("{what} cannot be read: {why}"),
         None => format!("{what} did not come with the document"),
     };
-    cx.problems.error(path.place, why);
+    let is_denied = why.contains("(os error 13)");
+    let help =
+        "`bascule run` reads it as root without CAP_DAC_OVERRIDE: it must be root's own or its group's; check as root";
+    cx.problems.error(path.place, why).maybe_help(is_denied.then(|| help.to_owned()));
     None
 }
 
