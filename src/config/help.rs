@@ -113,7 +113,7 @@ const FOREIGN: &[(&str, &str)] = &[
     ("healthy_panic_threshold", "`panic_threshold` of a pool"),
     ("max_ejection_percent", "`max_ejected` in `ejection` of a pool"),
     ("pid", "there is no pid file; the service manager knows the process"),
-    ("proto", "`http_version = \"2\"` of a pool, `http2 = true` of a listener are `proto h2`"),
+    ("proto", "`http_version = \"2\"` of a pool, `http2 = true` of a listener"),
     ("proxy_add_header", "`response_headers`, in a pool, site or route"),
     (
         "add_header",

@@ -316,4 +316,6 @@ fn where_nobody_can_be_asked_for_a_certificate_that_is_told() {
     let expected = "listener \"plain\" does not speak TLS: there nobody is asked for a certificate";
     assert_eq!(warnings.matches("warning:").count(), 1, "{warnings}");
     assert!(warnings.contains(expected), "{warnings}");
+    let plain = format!("{plain}redirect_https = true\n");
+    assert_eq!(folder.warnings(&(plain + &text("certificates = [\"a.pem\"]", "\"a\"", site))), "");
 }

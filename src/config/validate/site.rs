@@ -79,13 +79,15 @@ fn site(
     if raw.route.is_empty() {
         cx.problems.warning(raw.key, format!("site \"{name}\" has no route: every request gets 404"));
     }
+    let https = https(&raw.https, cx);
+    let own: Vec<&Listener> = all_listeners.iter().filter(|listener| listeners.contains(&listener.name)).collect();
     Site {
         name: name.into(),
-        tls: tls::site(raw, &hosts, &listeners, all_listeners, cx),
+        tls: tls::site(raw, &hosts, &https, &own, cx),
         hosts: hosts.into_iter().map(|(host, _)| host).collect(),
         error_pages: settings::error_pages(&[&raw.settings], cx),
         admission: admission(&[&raw.admission], cx),
-        https: https(&raw.https, cx),
+        https,
         routes: route::routes(name, raw, &access_log, cx),
         listeners,
         access_log,

@@ -6,7 +6,7 @@ use super::Context;
 use crate::config::attach::{in_folder, keys_beside, ocsp_beside};
 use crate::config::decode::{At, Field, Several};
 use crate::config::document::Place;
-use crate::config::model::{Attachment, HostPattern, Listener, Protocol, SiteTls, Tls};
+use crate::config::model::{Attachment, HostPattern, Https, HttpsRedirect, Listener, Protocol, SiteTls, Tls};
 use crate::config::raw::{RawCertificate, RawClientAuth, RawListener, RawSite, RawTls};
 use crate::config::words;
 use crate::tls::{self, Certificate, ClientAuth, ClientAuthMode, Standing, TicketKey};
@@ -299,8 +299,8 @@ fn last(path: &str) -> &str {
 pub(super) fn site(
     raw: &At<RawSite>,
     hosts: &[(HostPattern, Place)],
-    own: &[Arc<str>],
-    listeners: &[Listener],
+    https: &Https,
+    listeners: &[&Listener],
     cx: &mut Context<'_>,
 ) -> Vec<SiteTls> {
     let file = cx.file;
@@ -308,17 +308,20 @@ pub(super) fn site(
     let own_certificates = certificates(&written.certificates, cx);
     let mut all = Vec::new();
     let mut speaks = false;
-    for listener in listeners.iter().filter(|listener| own.contains(&listener.name)) {
+    for listener in listeners {
         let Some(tls) = &listener.tls else {
             let mode = written.client.client_auth.get().filter(|mode| mode.0 != ClientAuthMode::Off);
-            if let Some(mode) = mode {
-                cx.problems.warning(
-                    mode.place,
-                    format!(
-                        "listener \"{}\" does not speak TLS: there nobody is asked for a certificate",
-                        listener.name
-                    ),
-                );
+            let redirect = https.within(&listener.http.https).redirect;
+            if let Some(mode) = mode.filter(|_| !matches!(redirect, Some(HttpsRedirect::To { .. }))) {
+                cx.problems
+                    .warning(
+                        mode.place,
+                        format!(
+                            "listener \"{}\" does not speak TLS: there nobody is asked for a certificate",
+                            listener.name
+                        ),
+                    )
+                    .help("redirect_https = true sends who comes there to where it is asked for");
             }
             continue;
         };
