@@ -10,14 +10,14 @@
 //!    dns         names of servers
 //! 2  config      file -> raw -> model                           net    sockets, buffers, pipes, timers, clock
 //!    telemetry   access log, reasons, our own log               ipc    messages between the processes
-//!    http2       streams of HTTP/2 as exchanges of HTTP/1.1
+//!    http2       streams of HTTP/2 as exchanges of HTTP/1.1        tls    certificates, tickets, what a client says first
 //! 1  http1       heads and framing                              balance   algorithms
 //!    http2       messages of HTTP/2 as those of HTTP/1.1
 //!    route       host and path to route                         template  strings with variables
 //!    vrrp        who holds a virtual address                    time      points in time
 //!    health      verdicts and times of health checks        admission   access lists, rates, bounds of concurrency
 //!    recency     a map in the order of use                      sys         the only unsafe code
-//!    tls         certificates, tickets, what a client says first    proxy_protocol   headers of the PROXY protocol
+//!    proxy_protocol   headers of the PROXY protocol
 //! ```
 //!
 //! Imports point down; `tests/tidy.rs` holds them to it. Layer 1 is pure: it takes `now` and a seed, returns values, and never
@@ -25,7 +25,8 @@
 //!
 //! # How a request travels
 //!
-//! A worker's accept loop ([`proxy`]) makes a task of each client connection. The task waits for a whole request head,
+//! A worker's accept loop ([`proxy`]) makes a task of each client connection. Where a PROXY header or TLS comes first, that is
+//! read, and what it has come to stays with the connection; what is inside goes the same way as without. The task waits for a whole request head,
 //! holding nothing meanwhile; takes the current [`snapshot::Snapshot`]; finds the route ([`route`]); picks a server
 //! ([`pool`], [`balance`]) and a connection to it; writes the head anew and moves the bodies ([`http1`] decides where they
 //! end). What went wrong is a [`telemetry::reason::Reason`], for the client a status, for the operator a line.
@@ -45,7 +46,8 @@
 //! - Live state of a server (in flight, failures, verdict of its checks) outlives every snapshot; it is keyed by pool, name and address.
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
 //! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
-//! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability.
+//! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability. Keys of certificates are read by
+//!   the supervisor, which hands contents over and keeps them out of everything that is written.
 //! - An address of ours is on a box only while the vrrp process lives, or for as long as its replacement takes.
 //! - What comes from the network or a file is parsed by code that cannot panic; a panic elsewhere ends one connection.
 //!
