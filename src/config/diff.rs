@@ -47,14 +47,29 @@ pub fn changes(before: &Loaded, after: &Loaded) -> Vec<Change> {
     let shown = [parse(&before.masked), parse(&after.masked)];
     let mut found = Vec::new();
     tables([&real[0], &real[1]], [&shown[0], &shown[1]], "", &mut found);
-    // What is new or gone is so in the text as well, but for files of a folder.
+    files(before, after, &mut found);
+    found
+}
+
+/// Compares the files that the texts name, and those beside them.
+fn files(before: &Loaded, after: &Loaded, found: &mut Vec<Change>) {
+    let mut note =
+        |path: &str, what: &str, kind| found.push(Change { path: path.to_owned(), what: what.to_owned(), kind });
+    // One that a text names is new or gone as its key is, and that is said.
+    let is_named = |loaded: &Loaded, path: &str| loaded.effective.contains(&format!("\"{path}\""));
     for (path, attachment) in after.attachments.iter() {
-        if before.attachments.get(path).is_some_and(|known| known != attachment) {
-            let what = "other contents".to_owned();
-            found.push(Change { path: path.to_owned(), what, kind: ChangeKind::Changed });
+        match before.attachments.get(path) {
+            Some(known) if known == attachment => {}
+            Some(_) => note(path, "other contents", ChangeKind::Changed),
+            None if is_named(after, path) => {}
+            None => note(path, "a file that was not there", ChangeKind::Added),
         }
     }
-    found
+    for (path, _) in before.attachments.iter() {
+        if after.attachments.get(path).is_none() && !is_named(before, path) {
+            note(path, "a file that is gone", ChangeKind::Removed);
+        }
+    }
 }
 
 /// Compares what is `real`, says what may be `shown`.

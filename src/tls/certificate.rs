@@ -109,6 +109,11 @@ impl Certificate {
         }
     }
 
+    /// Whether both are the same certificates, whatever is stapled to them.
+    pub fn has_chain_of(&self, other: &Self) -> bool {
+        self.key.cert == other.key.cert
+    }
+
     /// Whether it is for `host`, which may begin with `*.`.
     pub fn is_for(&self, host: &str) -> bool {
         self.names.iter().any(|name| super::covers(name, host))

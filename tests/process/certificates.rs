@@ -11,7 +11,7 @@ use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
-use rcgen::{CertificateParams, KeyPair};
+use rcgen::{CertificateParams, CertificateRevocationListParams, Issuer, KeyIdMethod, KeyPair, RevokedCertParams};
 use serde_json::Value;
 
 use crate::support::{Instance, TempDir, free_addr, wait_for};
@@ -252,6 +252,84 @@ fn what_cannot_be_used_is_told_and_the_old_certificate_stays() {
     assert!(!instance.log().contains("PRIVATE"), "{}", instance.log());
 }
 
+/// What OpenSSL says of a handshake with `arguments`.
+fn handshake(addr: SocketAddr, arguments: &[&str]) -> String {
+    let output = Command::new("openssl")
+        .args(["s_client", "-tls1_2", "-servername", HOST, "-connect", &addr.to_string()])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned()
+}
+
+#[test]
+fn staples_ticket_keys_and_lists_of_the_revoked_come_the_same_way() {
+    let certbot = Certbot::new();
+    let addr = free_addr();
+    let path = |name: &str| certbot.dir.path().join(name).display().to_string();
+    let mut params = CertificateParams::new([]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    params.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign, rcgen::KeyUsagePurpose::CrlSign];
+    let key = KeyPair::generate().unwrap();
+    fs::write(path("ca.pem"), params.self_signed(&key).unwrap().pem()).unwrap();
+    let authority = Issuer::new(params, key);
+    let revoke = |serials: &[u64]| {
+        let revoked = |serial: &u64| RevokedCertParams {
+            serial_number: (*serial).into(),
+            revocation_time: rcgen::date_time_ymd(2020, 1, 1),
+            reason_code: None,
+            invalidity_date: None,
+        };
+        let list = CertificateRevocationListParams {
+            this_update: rcgen::date_time_ymd(2020, 1, 1),
+            next_update: rcgen::date_time_ymd(4000, 1, 1),
+            crl_number: 1.into(),
+            issuing_distribution_point: None,
+            revoked_certs: serials.iter().map(revoked).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        fs::write(path("new"), list.signed_by(&authority).unwrap().pem().unwrap()).unwrap();
+        fs::rename(path("new"), path("crl.pem")).unwrap();
+    };
+    revoke(&[]);
+    fs::write(path("tickets"), [1; 80]).unwrap();
+    let mut client = CertificateParams::new([]).unwrap();
+    client.serial_number = Some(7.into());
+    let key = KeyPair::generate().unwrap();
+    fs::write(path("client.pem"), client.signed_by(&key, &authority).unwrap().pem() + &key.serialize_pem()).unwrap();
+
+    let tls = format!(
+        "[listener.web.tls]\ncertificates = [\"{}\"]\nticket_key_file = \"{}\"\nclient_auth = \"optional\"\n\
+         client_ca = \"{}\"\nclient_crl = \"{}\"\n",
+        path("live"),
+        path("tickets"),
+        path("ca.pem"),
+        path("crl.pem")
+    );
+    let config = certbot.config(addr, "", &tls);
+    let inline = config.lines().find(|line| line.starts_with("tls = ")).unwrap().to_owned();
+    let instance = Instance::start(&config.replace(&inline, ""));
+
+    assert!(handshake(addr, &["-status"]).contains("no response sent"));
+    fs::write(certbot.live("fullchain.ocsp"), "not for OpenSSL to like").unwrap();
+    wait_for("a staple", || (!handshake(addr, &["-status"]).contains("no response sent")).then_some(()));
+
+    let session = path("session");
+    let resumes = || handshake(addr, &["-sess_in", &session]).contains("Reused, TLSv1.2");
+    handshake(addr, &["-sess_out", &session]);
+    assert!(resumes());
+    fs::write(path("tickets"), [2; 80]).unwrap();
+    wait_for("other ticket keys", || (!resumes()).then_some(()));
+
+    let client = path("client.pem");
+    let is_revoked = || handshake(addr, &["-cert", &client, "-key", &client]).contains("certificate revoked");
+    assert!(!is_revoked());
+    revoke(&[7]);
+    wait_for("the revocation", || is_revoked().then_some(()));
+    instance.wait_for_log("crl.pem: other contents");
+}
+
 #[test]
 fn a_reload_takes_over_what_has_changed_where_nobody_looks_at_files() {
     let certbot = Certbot::new();
@@ -337,8 +415,11 @@ fn challenges_get_through_where_everything_else_is_sent_to_https() {
     let sent = curl(&format!("{plain}/a%20b?c"), &["-o", "/dev/null", "-w", "%{http_code} %{redirect_url}"]);
     assert_eq!(sent, format!("308 {secure}/a%20b?c"));
     // There it ends, and browsers are told to come there first.
-    let last = curl(&format!("{plain}/"), &["-L", "-w", " %{num_redirects} %header{strict-transport-security}"]);
-    assert_eq!(last, "served 1 max-age=31536000");
+    let last = curl(
+        &format!("{plain}/"),
+        &["-L", "-w", " %{num_redirects} %{http_version} %header{strict-transport-security}"],
+    );
+    assert_eq!(last, "served 1 2 max-age=31536000");
     let text = instance.done(&["explain", &format!("{plain}/")]);
     assert!(text.contains(&format!("redirect_https 308 to {secure}/")), "{text}");
 }

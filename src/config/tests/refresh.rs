@@ -133,8 +133,15 @@ fn an_ocsp_response_comes_beside_its_certificate() {
     let next = refresh(&loaded).loaded.unwrap();
     let certificate = |loaded: &Loaded| loaded.config.listeners[0].tls.as_ref().unwrap().certificates[0].clone();
     assert!(certificate(&loaded) != certificate(&next));
-    fs::remove_file(folder.0.join("a.ocsp")).unwrap();
-    assert!(certificate(&refresh(&next).loaded.unwrap()) == certificate(&loaded));
+    // It is in no text, and is a change all the same.
+    let path = folder.0.join("a.ocsp");
+    let said =
+        |before: &Loaded, after: &Loaded| changes(before, after).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert_eq!(said(&loaded, &next), [format!("+ {}: a file that was not there", path.display())]);
+    fs::remove_file(&path).unwrap();
+    let last = refresh(&next).loaded.unwrap();
+    assert!(certificate(&last) == certificate(&loaded));
+    assert_eq!(said(&next, &last), [format!("- {}: a file that is gone", path.display())]);
 }
 
 #[test]
