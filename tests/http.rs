@@ -15,6 +15,7 @@ mod http {
     mod https;
     mod limits;
     mod mirror;
+    mod real_servers;
     mod reload;
     mod routing;
     mod servers;

@@ -1,5 +1,6 @@
 mod grpc;
 mod pace;
+mod tls;
 
 use std::collections::HashMap;
 use std::future::pending;
