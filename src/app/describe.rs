@@ -174,9 +174,11 @@ fn describe_pool(out: &mut String, pool: &Value) {
     let failures: u64 = servers.iter().filter_map(|s| s["failures"].as_u64()).sum();
     let _ = writeln!(
         out,
-        "pool {} ({}): {} of {} up, {} in flight, {requests} requests, {failures} failures{slowest}",
+        "pool {} ({}{}{}): {} of {} up, {} in flight, {requests} requests, {failures} failures{slowest}",
         text(&pool["name"]),
         text(&pool["algorithm"]),
+        if pool["http_version"] == "2" { ", HTTP/2" } else { "" },
+        if pool["tls"] == true { ", TLS" } else { "" },
         pool["up"],
         pool["total"],
         pool["in_flight"]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::admission::Counts;
-use crate::config::model::{Algorithm, Consistent, Protocol, Sticky};
+use crate::config::model::{Algorithm, Consistent, HttpVersion, Protocol, Sticky};
 use crate::net::clock;
 use crate::pool::{OverflowCounts, Percentiles, ServerReport};
 use crate::proxy::errors::FailedExchange;
@@ -89,6 +89,10 @@ pub struct PoolStatus {
     pub name: Arc<str>,
     /// As in the file.
     pub algorithm: String,
+    /// What requests are sent in: `1.1` or `2`.
+    pub http_version: &'static str,
+    /// Whether its servers speak TLS.
+    pub tls: bool,
     /// Several servers say that they are the primary, so that none gets anything new as such.
     pub role_conflict: bool,
     /// How often that has been.
@@ -268,6 +272,11 @@ fn pool_status(snapshot: &Snapshot, index: usize, now: Millis) -> PoolStatus {
         role_conflicts,
         name: Arc::clone(&pool.config.name),
         algorithm: algorithm_name(&pool.config.algorithm).to_owned(),
+        http_version: match pool.config.http_version {
+            HttpVersion::Http1 => "1.1",
+            HttpVersion::Http2 => "2",
+        },
+        tls: pool.config.tls.is_some(),
         up: reports.iter().filter(|report| report.condition.is_well()).count(),
         total: reports.len(),
         in_flight: pool.in_flight(),

@@ -62,7 +62,7 @@ reasons! {
         "See whether the server is overloaded or does not read request bodies."
     BadHead "bad_head"
         "What the server sent is not an HTTP response, or one whose length is ambiguous."
-        "Check that the port speaks plain HTTP; the log on stderr says what is wrong with the head."
+        "Check that the port speaks HTTP, in the `http_version` of the pool, and TLS only where the pool has `tls`."
     ResetInBody "reset_in_body"
         "The server closed the connection before the end of the response body."
         "Look for a crash, a restart or a limit in the server's log."

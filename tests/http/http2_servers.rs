@@ -310,6 +310,57 @@ fn what_does_not_speak_http2_is_a_bad_server() {
     proxy.wait_for_log("502 reason=bad_head");
 }
 
+/// A field that is in no table (RFC 7541 section 6.2.2).
+fn field(name: &str, value: &str) -> Vec<u8> {
+    let text = |text: &str| [&[text.len() as u8][..], text.as_bytes()].concat();
+    [vec![0], text(name), text(value)].concat()
+}
+
+#[test]
+fn what_breaks_the_rules_of_http2_is_not_passed_on() {
+    const END_STREAM: u8 = 1;
+    const END_HEADERS: u8 = 4;
+    const OK: &[u8] = &[0x88];
+    let head = |fields: &[u8]| frame(1, END_HEADERS | END_STREAM, 1, fields);
+    let cases = [
+        ("a field of the connection", head(&[OK, &field("connection", "close")].concat())),
+        ("a name in upper case", head(&[OK, &field("X-Up", "1")].concat())),
+        ("a line end in a value", head(&[OK, &field("x", "1\r\ny: 2")].concat())),
+        ("no status", head(&field("x", "1"))),
+        ("a status twice", head(&[OK, OK].concat())),
+        ("a length twice", {
+            let length = field("content-length", "5");
+            [frame(1, END_HEADERS, 1, &[OK, &length, &length].concat()), frame(0, END_STREAM, 1, b"hello")].concat()
+        }),
+        ("a length that is none", head(&[OK, &field("content-length", "5x")].concat())),
+        ("less than its length", head(&[OK, &field("content-length", "5")].concat())),
+        ("another protocol", frame(1, END_HEADERS, 1, &field(":status", "101"))),
+        ("data before a head", frame(0, END_STREAM, 1, b"hello")),
+        ("data of no stream", frame(0, 0, 0, b"hello")),
+        ("a broken table", head(&[0xff, 0xff, 0xff])),
+        ("too many interim responses", frame(1, END_HEADERS, 1, &field(":status", "103")).repeat(17)),
+        ("a frame that is too long", frame(0, 0, 1, &[0; 20_000])),
+    ];
+    for (what, frames) in cases {
+        let origin = Origin::new();
+        let mut proxy = Proxy::start(&text(origin.addr(), "retries = 0"));
+        let mut client = proxy.connect();
+        client.send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n");
+        let mut server = origin.accept();
+        server.expect(PREFACE);
+        server.send(frame(4, 0, 0, &[]));
+        assert_eq!(next_headers(&mut server), 1);
+        server.send(frames);
+        let mut head = client.head();
+        while head.status() == 103 {
+            head = client.head();
+        }
+        assert_eq!(head.status(), 502, "{what}");
+        let line = proxy.wait_for_log(" 502 ");
+        assert!(line.contains("reason=bad_head"), "{what}: {line}");
+    }
+}
+
 #[test]
 fn a_client_that_leaves_resets_its_stream_and_no_other() {
     let (origin, proxy) = stage("");

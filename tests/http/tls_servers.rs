@@ -7,12 +7,12 @@ use rcgen::{SerialNumber, date_time_ymd};
 use rustls::ServerConfig;
 
 use super::big;
-use crate::support::echo_server;
 use crate::support::origin::Origin;
 use crate::support::pki::{Authority, Leaf};
 use crate::support::proxy::Proxy;
 use crate::support::tls_origin::{TlsOrigin, read_head};
 use crate::support::wire::{End, Message, get, post};
+use crate::support::{echo_server, wait_for};
 
 /// One pool of servers that speak TLS; `tls`: keys of its table.
 fn text(addr: SocketAddr, tls: &str, pool: &str) -> String {
@@ -42,8 +42,8 @@ fn ask(proxy: &Proxy) -> Message {
 
 /// What is said of the last server of the last exchange that failed.
 fn last_failure(proxy: &Proxy) -> (String, String) {
-    let errors = proxy.engine().errors();
-    let last = errors.errors.last().expect("a failed exchange");
+    // It is noted after the client has its answer.
+    let last = wait_for("a failed exchange", || proxy.engine().errors().errors.pop());
     let of_try = last.tries.last().expect("a try");
     let detail = of_try.detail.as_deref().unwrap_or_default().to_owned();
     (of_try.reason.unwrap_or_default().to_owned(), detail)

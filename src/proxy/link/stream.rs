@@ -12,6 +12,7 @@ use std::task::{Context, Poll, Waker, ready};
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
+use http::StatusCode;
 use http::uri::Scheme;
 
 use crate::http1::{Limits, Method, Parse, RequestHead};
@@ -232,6 +233,10 @@ impl Receives {
             From::Head(response) => {
                 if let Poll::Ready(Some(interim)) = response.poll_informational(cx) {
                     let (parts, ()) = interim.map_err(|e| failed(&e))?.into_parts();
+                    // RFC 9113 section 8.6: there is no other protocol to go over to.
+                    if parts.status == StatusCode::SWITCHING_PROTOCOLS {
+                        return Poll::Ready(Err(Failed::Rules));
+                    }
                     upstream::write_interim(&mut self.text, parts.status, &parts.headers);
                     return Poll::Ready(Ok(true));
                 }
