@@ -1,6 +1,8 @@
 //! The real binary: what outlives reloads, upgrades and crashes, and who reads the keys.
 
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 
 use rustix::process::Signal;
 
@@ -127,4 +129,41 @@ fn a_reload_to_a_certificate_that_cannot_be_used_changes_nothing() {
     let said = String::from_utf8_lossy(&output.stderr).into_owned();
     assert!(!output.status.success() && said.contains("there is no private key"), "{said}");
     assert_eq!(shown(&handshake(addr, &[])), "first");
+}
+
+/// Says that it is over, also when an assertion fails before.
+struct Ends<'a>(&'a AtomicBool);
+
+impl Drop for Ends<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn every_handshake_is_made_while_the_binary_and_the_certificate_change() {
+    let addr = free_addr();
+    let instance = start(addr, "");
+    let over = AtomicBool::new(false);
+    let served = thread::scope(|scope| {
+        let ask = || {
+            let mut times = 0;
+            while !over.load(Ordering::Relaxed) {
+                let output = openssl(addr, &[], GET);
+                assert!(output.contains("HTTP/1.1 200"), "{output}");
+                times += 1;
+            }
+            times
+        };
+        let clients = [scope.spawn(ask), scope.spawn(ask)];
+        let end = Ends(&over);
+        for (name, command) in [("second", "reload"), ("third", "upgrade"), ("fourth", "reload")] {
+            write_certificate(&instance, name);
+            done(&instance, &[command]);
+        }
+        assert_eq!(shown(&handshake(addr, &[])), "fourth");
+        drop(end);
+        clients.map(|client| client.join().unwrap())
+    });
+    assert!(served.iter().all(|times| *times > 0), "{served:?}");
 }
