@@ -1,4 +1,4 @@
-//! Bascule: a load balancer for HTTP/1.1 and TCP in one binary.
+//! Bascule: a load balancer for HTTP and TCP in one binary.
 //!
 //! # Code map
 //!
@@ -45,7 +45,8 @@
 //!   configured, each decision holds the lock of one shard of its table for as long as that takes.
 //! - Live state of a server (in flight, failures, verdict of its checks) outlives every snapshot; it is keyed by pool, name and address.
 //! - No byte of a body is passed on before its framing has been checked; no head is passed on as it came.
-//! - An idle connection holds a registered socket and a deadline, no buffer. Memory per connection is bounded.
+//! - An idle connection holds a registered socket and a deadline, no buffer; one of HTTP/2 h2's, some 27 KiB. Memory per
+//!   connection is bounded.
 //! - The proxy process opens nothing for writing, binds nothing, runs nothing, and has no capability. Keys of certificates are read by
 //!   the supervisor, which hands contents over and keeps them out of everything that is written.
 //! - An address of ours is on a box only while the vrrp process lives, or for as long as its replacement takes.
@@ -55,6 +56,8 @@
 //!
 //! - HTTP/1 is our own relay and codec, not hyper: two reads and two writes an exchange, and the same bytes on both sides. The
 //!   tokeniser is ours too, since every refusal needs a name and a status; tests and fuzzing hold it against `httparse`.
+//! - HTTP/2 is h2's frames around our own HTTP/1.1: a stream is the connection of one exchange, so that no rule is written twice
+//!   and no request is read by a second, more lenient parser. What that costs is less than what it saves in system calls.
 //! - One single-threaded runtime per core; least-conn and failures are global through atomics, smooth weights per worker.
 //! - Sockets enter epoll only when they have to wait, and deadlines live in a wheel that is not touched by progress.
 
