@@ -26,8 +26,9 @@ const MOST: usize = 64 * 1024;
 /// A client that opens its window by no more than this at a time is not paid for it.
 const STINGY: usize = 1024;
 
-/// What one piece of an answer pays: a client may open two windows for it.
+/// What so many bytes of an answer pay, or fewer that are all there is: clients open two windows for them.
 const PAY: u32 = 2;
+const STEP: usize = 4096;
 
 /// See the module's documentation.
 pub struct H2Stream {
@@ -244,7 +245,7 @@ impl Outgoing {
             if taken.bytes > 0 {
                 if !data.is_empty() || taken.ends {
                     if data.len() >= STINGY || taken.bytes == offered {
-                        purse.give(PAY);
+                        purse.give(PAY * (1 + (data.len() / STEP) as u32));
                     }
                     stream.send_data(Bytes::from(data), taken.ends).map_err(broken)?;
                 }

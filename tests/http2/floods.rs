@@ -1,9 +1,11 @@
 //! Clients that cost more than they ask for: each is told to calm down, and costs a bounded number of requests and bytes.
 
-use super::{answered, stage};
+use super::{answered, config, stage};
 use crate::support::frames::*;
+use crate::support::origin::Answering;
 use crate::support::proxy::Proxy;
 use crate::support::wait_for;
+use crate::support::wire::reply;
 
 const CANCEL: u32 = 8;
 const ENHANCE_YOUR_CALM: u32 = 11;
@@ -196,6 +198,28 @@ fn what_is_begun_and_not_ended_ends_the_connection() {
         assert!(matches!(client.fate(), Fate::Gone(_)));
     }
     wait_for("no connection", || (proxy.engine().connections() == 0).then_some(()));
+}
+
+/// As Go's client does: both windows, every 4 KiB.
+#[test]
+fn a_client_that_opens_its_windows_in_small_steps_is_no_flood() {
+    const LEN: usize = 4 << 20;
+    let origin = Answering::with(reply("200 OK", "", &"x".repeat(LEN)));
+    let proxy = Proxy::start(&config(&strict(), origin.addr(), ""));
+    let mut client = Frames::connect(proxy.addr(), &[]);
+    client.send(&get(1, "/"));
+    let mut left = LEN;
+    while left > 0 {
+        let frame = client.next().expect("more of the body");
+        assert_ne!(frame.kind, GOAWAY, "{left} bytes before the end");
+        if frame.kind == DATA {
+            left -= frame.payload.len();
+            for step in frame.payload.chunks(4096) {
+                let by = step.len() as u32;
+                client.send(&[window(0, by), window(1, by)].concat());
+            }
+        }
+    }
 }
 
 /// Resets, pings and updates in proportion to what is asked for are nothing strange.
