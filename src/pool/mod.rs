@@ -48,7 +48,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::balance::{Balancer, Flow, Node, State};
-use crate::config::model::{self, Duty, Overrides};
+use crate::config::model::{self, Duty, Overrides, PoolTls};
 use crate::health::Role;
 use crate::health::breaker::Turn;
 use crate::time::{Millis, to_millis};
@@ -105,6 +105,8 @@ pub struct Pool {
     /// `None`: clients do not stay with servers.
     sticky: Option<Box<Sticky>>,
     fallen: Arc<Fallen>,
+    /// That of the configuration, or an equal one that remembers sessions.
+    tls: Option<PoolTls>,
 }
 
 /// What has changed in a pool by itself, to be told once.
@@ -262,6 +264,7 @@ impl Pool {
         let judged = previous.filter(|pool| pool.config.health_check.is_some() || config.health_check.is_none());
         let judged = judged.map_or_else(Arc::default, |pool| pool.judged.clone());
         let sticky = Sticky::build(config, &tiers, previous);
+        let tls = previous.map(|pool| &pool.tls).filter(|before| **before == config.tls).unwrap_or(&config.tls);
         Self {
             config: config.clone(),
             tiers,
@@ -277,6 +280,7 @@ impl Pool {
             circuit,
             sticky,
             fallen,
+            tls: tls.clone(),
         }
     }
 
@@ -346,6 +350,11 @@ impl Pool {
     pub fn checked(&self) -> impl Iterator<Item = (&Arc<Server>, &Arc<str>)> {
         let all = self.tiers.iter().flat_map(|tier| tier.members.iter().zip(&tier.nodes));
         all.filter(|(member, _)| member.checked).map(|(member, node)| (&member.server, &node.host))
+    }
+
+    /// How its servers speak TLS; `None`: they do not.
+    pub fn tls(&self) -> Option<&PoolTls> {
+        self.tls.as_ref()
     }
 
     /// The host of one of its servers as written, an IPv6 address in brackets.

@@ -93,7 +93,7 @@ impl Reach<'_> {
             let sent = Box::pin(preface::send(&sock, header, self.timer, self.deadline));
             sent.await.map_err(LinkError::Connect)?;
         }
-        match &config.tls {
+        match pool.tls() {
             None => Ok(Link::Plain(sock)),
             // Boxed: plain links do not pay for its size.
             Some(tls) => Box::pin(self.handshake(sock, tls, pool, server)).await,

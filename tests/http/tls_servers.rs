@@ -137,12 +137,19 @@ fn a_certificate_of_ours_is_shown_to_servers_that_ask() {
 
 #[test]
 fn a_session_is_resumed() {
-    let (origin, _authority, proxy) = stage(&["127.0.0.1"], "", "keepalive = 0");
+    let (origin, authority, mut proxy) = stage(&["127.0.0.1"], "", "keepalive = 0");
     for _ in 0..3 {
         assert_eq!(ask(&proxy).text(), "hello");
     }
-    let resumed: Vec<bool> = origin.greeted().iter().map(|greeted| greeted.resumed).collect();
-    assert_eq!(resumed, [false, true, true]);
+    let resumed = || -> Vec<bool> { origin.greeted().iter().map(|greeted| greeted.resumed).collect() };
+    assert_eq!(resumed(), [false, true, true]);
+    // Also after a reload that changes something else, and not after one that changes what servers must prove.
+    let with = |tls: &str| text(origin.addr(), &format!("{}\n{tls}", trusting(&authority)), "keepalive = 0\nqueue = 1");
+    proxy.reload(&with(""));
+    assert_eq!(ask(&proxy).text(), "hello");
+    proxy.reload(&with("profile = \"modern\""));
+    assert_eq!(ask(&proxy).text(), "hello");
+    assert_eq!(resumed(), [false, true, true, true, false]);
 }
 
 #[test]
