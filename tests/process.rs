@@ -21,6 +21,8 @@ mod sticky;
 #[path = "process/supervised.rs"]
 mod supervised;
 mod support;
+#[path = "process/tls_servers.rs"]
+mod tls_servers;
 #[path = "process/upgrade.rs"]
 mod upgrade;
 
