@@ -48,9 +48,9 @@ pub(super) fn in_force<'c>(config: &'c Config) -> Vec<InForce<'c>> {
 
 /// Those of `after` that are another than the one of the same file in `before`.
 pub(super) fn replaced<'c>(before: &Config, after: &'c Config) -> Vec<&'c Arc<Certificate>> {
-    let before = in_force(before);
-    let is_new =
-        |new: &&Arc<Certificate>| before.iter().any(|old| old.certificate.name == new.name && old.certificate != *new);
+    let before: BTreeMap<_, _> =
+        in_force(before).into_iter().map(|old| (&old.certificate.name, old.certificate)).collect();
+    let is_new = |new: &&Arc<Certificate>| before.get(&new.name).is_some_and(|old| !old.has_chain_of(new));
     in_force(after).into_iter().map(|new| new.certificate).filter(is_new).collect()
 }
 

@@ -328,6 +328,7 @@ fn staples_ticket_keys_and_lists_of_the_revoked_come_the_same_way() {
     revoke(&[7]);
     wait_for("the revocation", || is_revoked().then_some(()));
     instance.wait_for_log("crl.pem: other contents");
+    assert!(!instance.log().contains("another certificate is in force"));
 }
 
 #[test]
