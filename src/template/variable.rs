@@ -174,12 +174,12 @@ pub(super) fn aliases() -> impl Iterator<Item = &'static str> {
     ALIASES.iter().map(|(alias, _)| *alias)
 }
 
-/// The known name nearest to `name`, when it is near enough to be what was meant.
+/// The known name nearest to `name`, of several the one of its length, when it is near enough to be what was meant.
 pub(super) fn nearest(name: &str) -> Option<&'static str> {
     let known = VARIABLES.iter().map(|variable| variable.name).chain(aliases());
     known
         .map(|known| (distance(name.as_bytes(), known.trim_end_matches("NAME").as_bytes()), known))
-        .min_by_key(|(d, _)| *d)
+        .min_by_key(|(d, known)| (*d, known.len().abs_diff(name.len())))
         .filter(|(d, known)| *d <= 1 + known.len() / 4)
         .map(|(_, known)| known)
 }
