@@ -262,6 +262,31 @@ fn large_bodies_pass_both_ways() {
 }
 
 #[test]
+fn an_upgraded_connection_goes_on_inside_tls() {
+    let authority = Authority::new();
+    let origin = TlsOrigin::new(authority.sign("server", &["127.0.0.1"]).server(None), |stream| {
+        read_head(stream)?;
+        stream.write_all(b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: echo\r\nConnection: upgrade\r\n\r\nready")?;
+        let mut word = [0; 4];
+        while stream.read_exact(&mut word).is_ok() {
+            stream.write_all(&word)?;
+        }
+        Ok(())
+    });
+    let mut proxy = Proxy::start(&text(origin.addr(), &trusting(&authority), ""));
+    let mut client = proxy.connect();
+    client.send("GET / HTTP/1.1\r\nHost: a.test\r\nConnection: upgrade\r\nUpgrade: echo\r\n\r\n");
+    assert_eq!(client.head().status(), 101);
+    client.expect("ready");
+    for word in ["ping", "pong"] {
+        client.send(word);
+        client.expect(word);
+    }
+    client.reset();
+    proxy.wait_for_log("101 reason=client_gone");
+}
+
+#[test]
 fn tcp_sessions_go_over_tls_too() {
     let authority = Authority::new();
     let origin = TlsOrigin::new(authority.sign("server", &["127.0.0.1"]).server(None), |stream| {
