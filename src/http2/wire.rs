@@ -21,6 +21,10 @@ pub const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// Bytes that are gathered before h2 has to wait for the socket.
 const GATHERED: usize = 64 * 1024;
 
+/// Bytes that are read at once at first, twice as many after each read that got all it asked for. h2 lends 8 KiB and more
+/// that it keeps; what is not read into has no memory of its own.
+const APPETITE: usize = 1024;
+
 /// What is beneath h2, and stays in the hands of whoever drives it.
 pub struct Carrier<'c, C> {
     io: &'c C,
@@ -34,6 +38,8 @@ pub struct Carrier<'c, C> {
     out: RefCell<Vec<u8>>,
     /// Bytes at the front of `out` that are out.
     sent: Cell<usize>,
+    /// Bytes to read at once.
+    appetite: Cell<usize>,
     /// The socket takes no more for now.
     blocked: Cell<bool>,
     now: Cell<Millis>,
@@ -55,6 +61,7 @@ impl<'c, C: Transport> Carrier<'c, C> {
             fault: Cell::new(None),
             out: RefCell::new(Vec::new()),
             sent: Cell::new(0),
+            appetite: Cell::new(APPETITE),
             blocked: Cell::new(false),
             now: Cell::new(now),
             moved: Cell::new(0),
@@ -127,8 +134,10 @@ impl<'c, C: Transport> Carrier<'c, C> {
             }
             n
         } else {
-            let n = ready!(self.io.poll_recv(cx, buf.initialize_unfilled()))?;
+            let appetite = self.appetite.get().min(buf.remaining());
+            let n = ready!(self.io.poll_recv(cx, buf.initialize_unfilled_to(appetite)))?;
             buf.advance(n);
+            self.appetite.set(if n == appetite { (appetite * 2).max(APPETITE) } else { APPETITE });
             n
         };
         let filled = buf.filled().len();
