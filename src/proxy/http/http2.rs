@@ -367,7 +367,6 @@ impl<C: Transport> Driver<'_, '_, C> {
             preface: conn.preface.clone(),
             peer_text: conn.peer_text.clone(),
             serial: conn.serial,
-            is_client: false,
         };
         self.requests += 1;
         self.streams.live.set(self.streams.live.get() + 1);

@@ -84,11 +84,10 @@ pub(crate) struct Conn<C: Transport> {
     peer: SocketAddr,
     /// What came before the first request, on listeners where something does.
     preface: Option<Rc<Preface>>,
-    peer_text: OnceCell<Rc<str>>,
-    /// Counts up from 1.
+    // Thin: there are many idle connections.
+    peer_text: OnceCell<Rc<String>>,
+    /// [`Self::NO_CLIENT`], or counts up from 1; a stream of HTTP/2 has that of its connection.
     serial: u64,
-    /// It is among the worker's clients.
-    is_client: bool,
 }
 
 /// What becomes of the connection after an exchange.
@@ -118,12 +117,14 @@ enum Outcome {
 }
 
 impl<C: Transport> Conn<C> {
+    /// Serial number of what nobody waits for: not among the worker's clients.
+    const NO_CLIENT: u64 = 0;
+
     /// A connection just accepted.
     pub(crate) fn new(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr, serial: u64) -> Self {
         worker.clients.opened();
         let mut conn = Self::of_nobody(io, worker, listener, peer);
         conn.serial = serial;
-        conn.is_client = true;
         conn
     }
 
@@ -131,7 +132,7 @@ impl<C: Transport> Conn<C> {
     fn of_nobody(io: C, worker: Rc<Worker>, listener: Rc<ListenerCtx>, peer: SocketAddr) -> Self {
         let timer = worker.wheel.timer();
         let (preface, peer_text) = (None, OnceCell::new());
-        Self { io, timer, worker, listener, peer, preface, peer_text, serial: 0, is_client: false }
+        Self { io, timer, worker, listener, peer, preface, peer_text, serial: Self::NO_CLIENT }
     }
 
     /// Reads what stands before the first request; false: there will be none.
@@ -377,7 +378,7 @@ impl<C: Transport> Conn<C> {
 
     /// The peer's address as text, made once for the connection.
     fn peer_text(&self) -> &str {
-        self.peer_text.get_or_init(|| self.peer.ip().to_canonical().to_string().into())
+        self.peer_text.get_or_init(|| Rc::new(self.peer.ip().to_canonical().to_string()))
     }
 
     async fn linger(&self) {
@@ -415,7 +416,7 @@ impl Conn<TlsStream> {
 
 impl<C: Transport> Drop for Conn<C> {
     fn drop(&mut self) {
-        if self.is_client {
+        if self.serial != Self::NO_CLIENT && !C::HTTP2 {
             self.worker.clients.closing(self.serial, self.listener.tracked, &self.io);
         }
     }
