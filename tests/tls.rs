@@ -4,6 +4,7 @@
 mod support;
 
 mod tls {
+    mod audit;
     mod clients;
     mod process;
     mod resumption;
