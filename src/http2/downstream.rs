@@ -7,6 +7,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::io::{self, IoSlice, Write as _};
+use std::net::SocketAddr;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
@@ -45,12 +46,14 @@ pub struct Shared {
     pub purse: Purse,
     /// Work space for heads of responses.
     head: RefCell<ResponseHead>,
+    /// Our end of the connection, where that is not plain from the listener.
+    local_address: Option<SocketAddr>,
 }
 
 impl Shared {
     /// That of a new connection.
-    pub fn new(purse: Purse) -> Self {
-        Self { purse, head: RefCell::new(ResponseHead::new()) }
+    pub fn new(purse: Purse, local_address: Option<SocketAddr>) -> Self {
+        Self { purse, head: RefCell::new(ResponseHead::new()), local_address }
     }
 }
 
@@ -308,5 +311,9 @@ impl Transport for H2Stream {
 
     fn plain(&self) -> Option<&Sock> {
         None
+    }
+
+    fn local_address(&self) -> Option<SocketAddr> {
+        self.shared.local_address
     }
 }

@@ -539,6 +539,10 @@ impl Transport for TlsStream {
     fn plain(&self) -> Option<&Sock> {
         None
     }
+
+    fn socket(&self) -> Option<&Sock> {
+        Some(&self.sock)
+    }
 }
 
 impl Drop for TlsStream {

@@ -4,7 +4,10 @@
 //! direction has one waker: the last task that polled it.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::task::{Context, Poll};
+
+use rustix::net::getsockname;
 
 use crate::net::Sock;
 
@@ -46,6 +49,11 @@ pub trait Transport {
     /// The socket beneath, whatever is done with its bytes.
     fn socket(&self) -> Option<&Sock> {
         self.plain()
+    }
+
+    /// Our end of it, of which the kernel is asked.
+    fn local_address(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(getsockname(self.socket()?).ok()?).ok()
     }
 
     /// Whether bytes of the peer are known to wait.

@@ -12,8 +12,6 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::Poll;
 
-use rustix::net::getsockname;
-
 use crate::admission::AccessList;
 use crate::config::model;
 use crate::net::buffer::{Buffer, SMALL};
@@ -100,8 +98,7 @@ fn write_hello(hello: &ClientHello, var: &Var, out: &mut Vec<u8>) {
 /// Our end of a client's connection: the listener's address unless that is the unspecified one.
 pub(crate) fn local_address<T: Transport>(io: &T, listener: &ListenerCtx) -> SocketAddr {
     let bound = listener.address;
-    let asked = || getsockname(io.socket()?).ok().and_then(|address| SocketAddr::try_from(address).ok());
-    if bound.ip().is_unspecified() { asked().unwrap_or(bound) } else { bound }
+    if bound.ip().is_unspecified() { io.local_address().unwrap_or(bound) } else { bound }
 }
 
 /// The header that tells a server of a client's connection, as it is sent.

@@ -116,6 +116,20 @@ fn curl_is_served_and_the_server_is_told_of_https() {
 }
 
 #[test]
+fn a_listener_on_all_addresses_knows_which_one_a_client_came_to() {
+    let files = Files::new();
+    let tls = certificates(&[files.server("a", &["shop.test"], &ECDSA)]);
+    let rest = "[pool.p.response_headers.set]\nX-Local = \"$server_addr\"\n";
+    let text = config(&tls, server().addr(), rest).replace("127.0.0.1:1\"", "0.0.0.0:1\"");
+    let proxy = Proxy::start(&text);
+    let url = format!("https://127.0.0.1:{}/", proxy.addr().port());
+    for version in ["--http1.1", "--http2"] {
+        let served = run("curl", &["-sik", version, &url], "").to_lowercase();
+        assert!(served.contains("x-local: 127.0.0.1\r\n"), "{version}: {served}");
+    }
+}
+
+#[test]
 fn long_bodies_go_both_ways() {
     let files = Files::new();
     let tls = certificates(&[files.server("a", &["shop.test"], &ECDSA)]);

@@ -147,7 +147,9 @@ impl<C: Transport> Conn<C> {
     pub(super) async fn serve_http2(&self, early: Option<Buffer>) {
         let http = &self.listener.http;
         let now = self.worker.now();
-        let shared = Rc::new(Shared::new(Purse::new(http.http2.max_glitches, now)));
+        let is_anywhere = self.listener.address.ip().is_unspecified();
+        let local_address = is_anywhere.then(|| self.io.local_address()).flatten();
+        let shared = Rc::new(Shared::new(Purse::new(http.http2.max_glitches, now), local_address));
         let streams = Rc::new(Streams {
             shared: Rc::clone(&shared),
             worker: Rc::clone(&self.worker),
