@@ -1,4 +1,4 @@
-//! Watches the frame heads of a client go by. Pure: it takes bytes and the time.
+//! Watches the frame heads and blocks of fields of a client go by. Pure: it takes bytes and the time.
 //!
 //! Two things that h2 leaves open are decided here, before h2 sees the bytes. Frames that cost us something and bring
 //! nobody anything (resets, pings, empty frames) are paid from an allowance, a [`Purse`]; a client that has used it up is
@@ -8,6 +8,7 @@ use std::cell::Cell;
 
 use h2::Reason;
 
+use crate::http2::hpack::{Blocks, HpackError};
 use crate::time::Millis;
 
 /// Bytes of a frame's head (RFC 9113 section 4.1).
@@ -15,6 +16,10 @@ const HEAD: usize = 9;
 
 /// Bytes of one setting (section 6.5.1).
 const SETTING: usize = 6;
+
+/// Bytes in front of a block of fields: how much padding is behind it, and a priority (section 6.2).
+const PAD_LENGTH: usize = 1;
+const PRIORITY: usize = 5;
 
 /// Milliseconds after which one more strange frame is forgiven.
 const FORGIVEN_EVERY_MS: u64 = 100;
@@ -29,6 +34,8 @@ const MAX_WINDOW: u32 = 0x7fff_ffff;
 const END_STREAM: u8 = 0x1;
 const ACK: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const PADDED: u8 = 0x8;
+const WITH_PRIORITY: u8 = 0x20;
 
 /// Types of frames (section 6).
 mod kind {
@@ -93,6 +100,8 @@ pub enum Fault {
     StreamClosed,
     /// A window that is too large.
     FlowControl,
+    /// A block of fields that cannot be decompressed.
+    Compression(HpackError),
 }
 
 impl Fault {
@@ -103,6 +112,7 @@ impl Fault {
             Self::FrameSize => Reason::FRAME_SIZE_ERROR,
             Self::StreamClosed => Reason::STREAM_CLOSED,
             Self::FlowControl => Reason::FLOW_CONTROL_ERROR,
+            Self::Compression(_) => Reason::COMPRESSION_ERROR,
         }
     }
 }
@@ -110,15 +120,21 @@ impl Fault {
 /// Where in the stream of frames a client is; starts behind the preface.
 #[derive(Debug)]
 pub struct Guard {
-    /// The head of a frame, or a setting, of which so many bytes are here.
+    /// The head of a frame, a setting, or what is in front of a block, of which so many bytes are here.
     held: [u8; HEAD],
     have: usize,
     /// Bytes of the payload still to come.
     left: usize,
     /// Whose they are.
     kind: u8,
-    /// A block of fields has begun and not ended.
-    in_block: bool,
+    flags: u8,
+    /// Bytes of it that are in front of a block, if they are still to come.
+    front: usize,
+    /// Bytes of a block in what is to come behind them; `None`: what comes is none.
+    fragment: Option<usize>,
+    /// The stream whose block of fields has begun and not ended.
+    in_block: Option<u32>,
+    blocks: Blocks,
     /// Frames that have begun, a block of fields being one.
     begun: u64,
     /// The highest stream that was opened.
@@ -141,7 +157,11 @@ impl Guard {
             have: 0,
             left: 0,
             kind: kind::DATA,
-            in_block: false,
+            flags: 0,
+            front: 0,
+            fragment: None,
+            in_block: None,
+            blocks: Blocks::new(),
             begun: 0,
             last: 0,
             ended: Box::new([0; REMEMBERED / 64]),
@@ -150,7 +170,7 @@ impl Guard {
 
     /// The number of a block of fields, or of a frame other than DATA, that has begun and not ended.
     pub fn amid(&self) -> Option<u64> {
-        let is_amid = self.in_block || self.have > 0 || (self.left > 0 && self.kind != kind::DATA);
+        let is_amid = self.in_block.is_some() || self.have > 0 || (self.left > 0 && self.kind != kind::DATA);
         is_amid.then_some(self.begun)
     }
 
@@ -162,13 +182,18 @@ impl Guard {
         let mut bytes = all;
         let mut start = 0;
         while !bytes.is_empty() {
-            if self.left > 0 && self.kind != kind::SETTINGS {
-                let n = self.left.min(bytes.len());
-                self.left -= n;
-                bytes = &bytes[n..];
+            let wanted = match self.kind {
+                _ if self.left == 0 => HEAD,
+                kind::SETTINGS => SETTING,
+                _ => self.front,
+            };
+            if wanted == 0 {
+                let (payload, rest) = bytes.split_at(self.left.min(bytes.len()));
+                self.left -= payload.len();
+                bytes = rest;
+                self.fields(payload).map_err(|fault| (fault, start))?;
                 continue;
             }
-            let wanted = if self.left > 0 { SETTING } else { HEAD };
             if self.left == 0 && self.have == 0 {
                 start = all.len() - bytes.len();
             }
@@ -180,12 +205,13 @@ impl Guard {
                 return Ok(());
             }
             self.have = 0;
-            if self.left > 0 {
-                self.left = self.left.saturating_sub(SETTING);
-                self.setting().map_err(|fault| (fault, start))?;
+            let found = if self.left == 0 {
+                self.frame(purse, now)
             } else {
-                self.frame(purse, now).map_err(|fault| (fault, start))?;
-            }
+                self.left = self.left.saturating_sub(wanted);
+                if self.kind == kind::SETTINGS { self.setting() } else { self.front() }
+            };
+            found.map_err(|fault| (fault, start))?;
         }
         Ok(())
     }
@@ -197,11 +223,40 @@ impl Guard {
         if too_large { Err(Fault::FlowControl) } else { Ok(()) }
     }
 
+    /// What is in front of a block is here; padding that is longer than the rest is for h2 to refuse.
+    fn front(&mut self) -> Result<(), Fault> {
+        self.front = 0;
+        let padding = if self.flags & PADDED == 0 { 0 } else { self.held[0].into() };
+        self.fragment = self.fragment.and(self.left.checked_sub(padding));
+        self.fields(&[])
+    }
+
+    /// Looks at bytes of a payload, which may be those of a block and its padding.
+    fn fields(&mut self, payload: &[u8]) -> Result<(), Fault> {
+        let Some(left) = self.fragment else { return Ok(()) };
+        let (block, _) = payload.split_at(left.min(payload.len()));
+        self.blocks.take(block).map_err(Fault::Compression)?;
+        let left = left - block.len();
+        self.fragment = (left > 0).then_some(left);
+        if left == 0 && self.flags & END_HEADERS != 0 {
+            self.blocks.end().map_err(Fault::Compression)?;
+        }
+        Ok(())
+    }
+
     fn frame(&mut self, purse: &Purse, now: Millis) -> Result<(), Fault> {
         let [a, b, c, kind, flags, id @ ..] = self.held;
         let len = u32::from_be_bytes([0, a, b, c]) as usize;
         let id = u32::from_be_bytes(id) & 0x7fff_ffff;
+        let front = match kind {
+            kind::HEADERS => {
+                usize::from(flags & PADDED != 0) * PAD_LENGTH + usize::from(flags & WITH_PRIORITY != 0) * PRIORITY
+            }
+            _ => 0,
+        };
         let fits = match kind {
+            kind::DATA => flags & PADDED == 0 || len >= PAD_LENGTH,
+            kind::HEADERS => len >= front,
             kind::PRIORITY => len == 5,
             kind::RST_STREAM | kind::WINDOW_UPDATE => len == 4,
             kind::SETTINGS => {
@@ -220,6 +275,9 @@ impl Guard {
         }
         self.left = len;
         self.kind = kind;
+        self.flags = flags;
+        self.front = front;
+        self.fragment = None;
         self.begun += u64::from(kind != kind::CONTINUATION);
         let ends = flags & END_STREAM != 0;
         let costs = match kind {
@@ -240,11 +298,19 @@ impl Guard {
                 if ends {
                     self.end(id);
                 }
-                self.in_block = flags & END_HEADERS == 0;
+                // Within another block, and on no stream, it is h2 that ends the connection.
+                if self.in_block.is_none() && id != 0 {
+                    self.blocks.begin();
+                    self.fragment = Some(len - front);
+                    self.in_block = (flags & END_HEADERS == 0).then_some(id);
+                }
                 false
             }
             kind::CONTINUATION => {
-                self.in_block &= flags & END_HEADERS == 0;
+                if self.in_block == Some(id) {
+                    self.fragment = Some(len);
+                    self.in_block = self.in_block.filter(|_| flags & END_HEADERS == 0);
+                }
                 true
             }
             kind::RST_STREAM => {
@@ -253,7 +319,11 @@ impl Guard {
             }
             _ => true,
         };
-        if costs && !purse.take(now) { Err(Fault::Flood) } else { Ok(()) }
+        if costs && !purse.take(now) {
+            return Err(Fault::Flood);
+        }
+        // A block may end in an empty frame.
+        if front == 0 { self.fields(&[]) } else { Ok(()) }
     }
 
     /// The word and the bit of a stream, if it is one of the last ones.

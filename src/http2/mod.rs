@@ -5,7 +5,7 @@
 //! through the same strict codec ([`crate::http1`]) whatever it came by.
 //!
 //! ```text
-//! bytes of a client -> Wire (guard.rs looks at frame heads) -> h2 -> translate.rs -> HTTP/1.1 head -> http1 -> policy
+//! bytes of a client -> Wire (guard.rs looks at frames) -> h2 -> translate.rs -> HTTP/1.1 head -> http1 -> policy
 //! bytes of the relay -> translate.rs (Answer) -> h2 -> Wire -> client
 //! bytes of the relay -> upstream.rs -> h2 -> server, and back
 //! ```
@@ -14,6 +14,7 @@
 
 pub mod downstream;
 pub mod guard;
+pub mod hpack;
 pub mod translate;
 pub mod upstream;
 pub mod wire;

@@ -13,8 +13,7 @@ const PROTOCOL_ERROR: u32 = 1;
 const FLOW_CONTROL_ERROR: u32 = 3;
 const STREAM_CLOSED: u32 = 5;
 const FRAME_SIZE_ERROR: u32 = 6;
-/// What h2 calls COMPRESSION_ERROR, which RFC 7541 wants: the connection ends as it should, by another code.
-const COMPRESSION_ERROR: u32 = PROTOCOL_ERROR;
+const COMPRESSION_ERROR: u32 = 9;
 
 /// What is sent behind the preface and empty settings; a PING follows.
 struct Case {

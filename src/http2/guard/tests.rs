@@ -1,4 +1,5 @@
 use proptest::prelude::*;
+use proptest::sample::select;
 
 use super::*;
 
@@ -11,6 +12,9 @@ fn frame(kind: u8, flags: u8, id: u32, payload: &[u8]) -> Vec<u8> {
     out.extend(payload);
     out
 }
+
+/// A block of one field.
+const FIELD: &[u8] = b"\x82";
 
 /// What comes of these bytes, given all at once to a client with `allowed`.
 fn look(bytes: &[u8], allowed: u32) -> Result<(), (Fault, usize)> {
@@ -41,7 +45,7 @@ fn lengths_are_those_of_the_types() {
 
 #[test]
 fn what_is_in_front_of_a_fault_is_let_through() {
-    let good = [frame(kind::SETTINGS, 0, 0, &[0; 6]), frame(kind::HEADERS, END_HEADERS, 1, b"x")].concat();
+    let good = [frame(kind::SETTINGS, 0, 0, &[0; 6]), frame(kind::HEADERS, END_HEADERS, 1, FIELD)].concat();
     let all = [&good[..], &frame(kind::PING, 0, 0, b"short")].concat();
     assert_eq!(look(&all, 9), Err((Fault::FrameSize, good.len())));
 }
@@ -57,7 +61,7 @@ fn a_window_has_its_limit_wherever_the_setting_is() {
 
 #[test]
 fn a_stream_that_has_ended_gets_nothing_more() {
-    let head = |flags, id| frame(kind::HEADERS, flags | END_HEADERS, id, b"x");
+    let head = |flags, id| frame(kind::HEADERS, flags | END_HEADERS, id, FIELD);
     let data = |flags, id| frame(kind::DATA, flags, id, b"x");
     let reset = |id| frame(kind::RST_STREAM, 0, id, &[0; 4]);
     let ends: [Vec<u8>; 4] = [
@@ -83,12 +87,12 @@ fn a_place_that_is_used_again_is_of_another_stream() {
     let purse = Purse::new(9, T0);
     for i in 0..3 * REMEMBERED as u32 {
         let id = 2 * i + 1;
-        let whole = [frame(kind::HEADERS, END_HEADERS, id, b"x"), frame(kind::DATA, END_STREAM, id, b"x")].concat();
+        let whole = [frame(kind::HEADERS, END_HEADERS, id, FIELD), frame(kind::DATA, END_STREAM, id, b"x")].concat();
         assert_eq!(guard.look(&whole, &purse, T0), Ok(()), "{id}");
     }
     // A leap forgets what is too long ago and nothing else.
     let leap = guard.last + 2 * REMEMBERED as u32 - 2;
-    assert_eq!(guard.look(&frame(kind::HEADERS, END_HEADERS, leap, b"x"), &purse, T0), Ok(()));
+    assert_eq!(guard.look(&frame(kind::HEADERS, END_HEADERS, leap, FIELD), &purse, T0), Ok(()));
     let before = leap - 2 * (REMEMBERED as u32 - 1);
     let data = frame(kind::DATA, 0, before, b"x");
     assert_eq!(guard.look(&data, &purse, T0), Err((Fault::StreamClosed, 0)));
@@ -113,7 +117,7 @@ fn a_purse_is_filled_by_time_and_by_answers_up_to_its_size() {
 #[test]
 fn only_what_does_nothing_is_paid_for() {
     let free = [
-        frame(kind::HEADERS, END_HEADERS, 1, b"x"),
+        frame(kind::HEADERS, END_HEADERS, 1, FIELD),
         frame(kind::DATA, 0, 1, b"x"),
         frame(kind::DATA, END_STREAM, 1, b""),
     ];
@@ -136,6 +140,56 @@ fn only_what_does_nothing_is_paid_for() {
 }
 
 #[test]
+fn blocks_are_found_in_their_frames() {
+    const BAD: &[u8] = b"\x80";
+    let bad = Err((Fault::Compression(HpackError::Index), 0));
+    let priority = [0, 0, 0, 0, 9];
+    let head = |flags, payload: &[&[u8]]| frame(kind::HEADERS, flags, 1, &payload.concat());
+    let more = |flags, id, payload| frame(kind::CONTINUATION, flags, id, payload);
+    for (block, found) in [(FIELD, Ok(())), (BAD, bad)] {
+        assert_eq!(look(&head(END_HEADERS, &[block]), 9), found);
+        assert_eq!(look(&head(END_HEADERS | PADDED, &[&[2], block, BAD, BAD]), 9), found);
+        assert_eq!(look(&head(END_HEADERS | WITH_PRIORITY, &[&priority, block]), 9), found);
+        assert_eq!(look(&head(END_HEADERS | PADDED | WITH_PRIORITY, &[&[1], &priority, block, BAD]), 9), found);
+        // Behind another frame the one that is wrong is told.
+        let begun = head(PADDED, &[&[1], FIELD, BAD]);
+        let found = found.map_err(|(fault, _)| (fault, begun.len()));
+        assert_eq!(look(&[&begun[..], &more(END_HEADERS, 1, block)].concat(), 9), found);
+    }
+    // A field may be in two frames, whose end may be in one that is empty.
+    let (front, back) = b"\x00\x01x\x01y".split_at(3);
+    let whole = [head(0, &[front]), more(0, 1, back), more(END_HEADERS, 1, b"")];
+    assert_eq!(look(&whole.concat(), 9), Ok(()));
+    let cut = [head(0, &[front]), more(END_HEADERS, 1, b"")];
+    assert_eq!(look(&cut.concat(), 9), Err((Fault::Compression(HpackError::Truncated), cut[0].len())));
+    assert_eq!(look(&head(END_HEADERS | PADDED, &[&[1], front, back]), 9), Err((Fault::Compression(HpackError::Truncated), 0)));
+    // A table is that of all streams.
+    let stored = frame(kind::HEADERS, END_HEADERS, 1, b"\x40\x01x\x01y");
+    assert_eq!(look(&[stored, frame(kind::HEADERS, END_HEADERS, 3, b"\xbe")].concat(), 9), Ok(()));
+}
+
+#[test]
+fn blocks_where_none_may_be_are_for_h2_to_refuse() {
+    let head = |flags, id, payload| frame(kind::HEADERS, flags, id, payload);
+    let refused = [
+        head(END_HEADERS, 0, b"\x80"),
+        // More padding than there is.
+        head(END_HEADERS | PADDED, 1, b"\x02\x80"),
+        frame(kind::CONTINUATION, END_HEADERS, 1, b"\x80"),
+        [head(0, 1, FIELD), head(END_HEADERS, 3, b"\x80")].concat(),
+        [head(0, 1, FIELD), frame(kind::CONTINUATION, END_HEADERS, 3, b"\x80")].concat(),
+    ];
+    for frames in refused {
+        assert_eq!(look(&frames, 9), Ok(()), "{frames:x?}");
+    }
+    // Too short for what their flags announce.
+    for (kind, flags, len) in [(kind::DATA, PADDED, 0), (kind::HEADERS, PADDED, 0), (kind::HEADERS, WITH_PRIORITY, 4)] {
+        let short = frame(kind, flags | END_HEADERS, 1, &[0; 4][..len]);
+        assert_eq!(look(&short, 9), Err((Fault::FrameSize, 0)));
+    }
+}
+
+#[test]
 fn what_has_begun_is_known_until_it_ends() {
     let mut guard = Guard::new();
     let purse = Purse::new(9, T0);
@@ -143,13 +197,13 @@ fn what_has_begun_is_known_until_it_ends() {
         guard.look(bytes, &purse, T0).expect("nothing is wrong");
         guard.amid()
     };
-    let head = frame(kind::HEADERS, 0, 1, b"abc");
+    let head = frame(kind::HEADERS, 0, 1, &[0x82; 3]);
     assert!(look(&head[..4]).is_some());
     let begun = look(&head[4..10]);
     assert!(begun.is_some());
     assert_eq!(look(&head[10..]), begun);
     // A block is one thing however many frames it has.
-    let more = frame(kind::CONTINUATION, 0, 1, b"abc");
+    let more = frame(kind::CONTINUATION, 0, 1, &[0x82; 3]);
     assert_eq!(look(&more[..11]), begun);
     assert_eq!(look(&more[11..]), begun);
     assert_eq!(look(&frame(kind::CONTINUATION, END_HEADERS, 1, b"")), None);
@@ -165,11 +219,12 @@ proptest! {
     /// However the bytes are cut, the same is found at the same place.
     #[test]
     fn pieces_make_no_difference(
-        frames in prop::collection::vec((0u8..12, any::<u8>(), 0u32..12, 0usize..14), 0..30),
+        frames in prop::collection::vec((0u8..12, any::<u8>(), 0u32..12, 0usize..14, select(vec![0, 1, 0x82, 0xff])), 0..30),
         cuts in prop::collection::vec(1usize..20, 1..10),
         allowed in 0u32..20,
     ) {
-        let bytes: Vec<u8> = frames.iter().flat_map(|(k, flags, id, len)| frame(*k, *flags, *id, &vec![0xff; *len])).collect();
+        let bytes: Vec<u8> =
+            frames.iter().flat_map(|(k, flags, id, len, byte)| frame(*k, *flags, *id, &vec![*byte; *len])).collect();
         let whole = look(&bytes, allowed);
         let (mut guard, purse) = (Guard::new(), Purse::new(allowed, T0));
         let (mut at, mut found) = (0, Ok(()));
