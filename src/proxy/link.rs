@@ -190,6 +190,11 @@ impl Link {
         }
     }
 
+    /// Whether the server has ended the exchange and not the connection.
+    pub(crate) fn is_reset_alone(&self) -> bool {
+        matches!(self, Self::Http2(stream) if stream.is_reset_alone())
+    }
+
     /// The server has been silent for too long.
     pub(crate) fn note_silence(&self) {
         if let Self::Http2(stream) = self {

@@ -245,6 +245,24 @@ fn what_the_server_has_refused_is_sent_again_even_a_post() {
     assert!(origin.try_request().is_none());
 }
 
+#[test]
+fn a_stream_that_the_server_resets_is_its_answer() {
+    let (origin, mut proxy) = stage("");
+    let mut client = proxy.connect();
+    client.send(get("/warm"));
+    origin.request().ok("");
+    client.response();
+    client.send(get("/bad"));
+    origin.request().reset(Reason::INTERNAL_ERROR);
+    assert_eq!(client.response().status(), 502);
+    proxy.wait_for_log("GET /bad 502 reason=reset_before_head tries=1");
+    client.send(get("/good"));
+    let good = origin.request();
+    assert_eq!((good.head.uri.path(), good.connection), ("/good", 1));
+    good.ok("");
+    client.response();
+}
+
 /// A frame (RFC 9113 section 4.1).
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let mut frame = (payload.len() as u32).to_be_bytes()[1..].to_vec();
@@ -289,6 +307,33 @@ fn streams_above_the_last_of_a_goaway_go_elsewhere() {
     assert_eq!(two.head().status(), 204);
     server.send(frame(1, 5, 1, &[0x88]));
     assert_eq!(one.response().status(), 200);
+}
+
+#[test]
+fn requests_of_a_connection_that_broke_share_the_next_one() {
+    let origin = Origin::new();
+    let proxy = Proxy::start(&text(origin.addr(), ""));
+    let mut clients: Vec<Peer> = (0..5).map(|_| proxy.connect()).collect();
+    clients[0].send(get("/warm"));
+    let mut server = origin.accept();
+    server.expect(PREFACE);
+    server.send(frame(4, 0, 0, &[]));
+    let stream = next_headers(&mut server);
+    server.send(frame(1, 5, stream, &[0x88]));
+    clients[0].response();
+    for client in &mut clients {
+        client.send(get("/"));
+        next_headers(&mut server);
+    }
+    drop(server);
+    let mut server = origin.accept();
+    server.expect(PREFACE);
+    server.send(frame(4, 0, 0, &[]));
+    for _ in &clients {
+        let stream = next_headers(&mut server);
+        server.send(frame(1, 5, stream, &[0x88]));
+    }
+    clients.iter_mut().for_each(|client| assert_eq!(client.response().status(), 200));
 }
 
 #[test]

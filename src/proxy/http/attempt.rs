@@ -235,7 +235,7 @@ pub(super) async fn exchange_head<C: Transport>(
             Event::Bytes(buf) => buf,
             Event::ServerClosed => {
                 let written = written(&sending, total) && !server.link.is_untouched();
-                return Err(Failure::Reset { written });
+                return Err(Failure::Reset { written, alone: server.link.is_reset_alone() });
             }
             Event::BadServer(None) => return Err(Failure::BadHead),
             Event::BadServer(Some(detail)) => {

@@ -18,6 +18,17 @@ use crate::proxy::worker::PoolLocal;
 use crate::telemetry::reason::Reason;
 use crate::time::Millis;
 
+/// What became of the connection that the same request went to the same server over before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Before {
+    /// There was none.
+    Nothing,
+    /// It broke, and others may have with it.
+    Broken,
+    /// It stands; the server has refused the stream.
+    Refused,
+}
+
 /// A connection to the server: an idle one, or a new one.
 pub(super) async fn checkout<C: Transport>(
     ex: &mut Exchange<'_, C>,
@@ -26,15 +37,17 @@ pub(super) async fn checkout<C: Transport>(
     pool: &Pool,
     local: &PoolLocal,
     certain: bool,
-    may_reuse: bool,
+    before: Before,
 ) -> Result<ServerConn, Failure> {
     if pool.config.http_version == HttpVersion::Http2 {
         // Boxed: exchanges over HTTP/1.1 do not pay for its size.
-        return Box::pin(checkout_shared(ex, lease, policy, pool, local, certain, may_reuse)).await;
+        return Box::pin(checkout_shared(ex, lease, policy, pool, local, certain, before)).await;
     }
     let worker = &ex.conn.worker;
     let server = lease.server();
-    if may_reuse && let Some(conn) = local.idle.borrow_mut().take(server.id, &pool.config, worker.now(), certain) {
+    if before == Before::Nothing
+        && let Some(conn) = local.idle.borrow_mut().take(server.id, &pool.config, worker.now(), certain)
+    {
         note_port(ex, conn.link.sock());
         return Ok(conn);
     }
@@ -52,14 +65,15 @@ async fn checkout_shared<C: Transport>(
     pool: &Pool,
     local: &PoolLocal,
     certain: bool,
-    may_reuse: bool,
+    before: Before,
 ) -> Result<ServerConn, Failure> {
     let server = lease.server().id;
     let deadline = clock::now().after(policy.connect_timeout);
+    let certain = certain || before == Before::Broken;
     let mut pending = None;
     let opener = loop {
         let now = ex.conn.worker.now();
-        if may_reuse && let Some(ticket) = local.idle.borrow_mut().take_place(server, &pool.config, now, certain) {
+        if let Some(ticket) = local.idle.borrow_mut().take_place(server, &pool.config, now, certain) {
             note_port(ex, ticket.link().sock());
             return Ok(ServerConn::shared(ticket, server, now));
         }
@@ -67,7 +81,8 @@ async fn checkout_shared<C: Transport>(
             pending = Some(pool.wait_for_connection().map_err(|Overflow| Failure::Overflow)?);
         }
         let opening = local.idle.borrow().opening_to(server);
-        let Some(opening) = opening.filter(|_| may_reuse) else {
+        // A new connection takes more than the server may allow it, of which this is then one again.
+        let Some(opening) = opening.filter(|_| before != Before::Refused) else {
             break local.idle.borrow_mut().begin_opening(server);
         };
         ex.conn.timer.set(deadline);
@@ -79,8 +94,9 @@ async fn checkout_shared<C: Transport>(
     let (now, timer) = (ex.conn.worker.now(), ex.conn.worker.wheel.timer());
     let scheme = if pool.config.tls.is_some() { Scheme::HTTPS } else { Scheme::HTTP };
     let shared = Shared::start(link, server, scheme, timer, now).await;
-    let shared = shared.map_err(|_| Failure::Reset { written: false })?;
-    let ticket = shared.ticket(&pool.config, now, false).ok_or(Failure::Reset { written: false })?;
+    let unusable = || Failure::Reset { written: false, alone: false };
+    let shared = shared.map_err(|_| unusable())?;
+    let ticket = shared.ticket(&pool.config, now, false).ok_or_else(unusable)?;
     local.idle.borrow_mut().share(shared);
     drop((opener, pending));
     Ok(ServerConn::shared(ticket, server, now))

@@ -28,6 +28,8 @@ pub(super) enum Failure {
     Reset {
         /// The kernel took some of the request.
         written: bool,
+        /// The server has ended this exchange and not the connection, which only HTTP/2 can.
+        alone: bool,
     },
     /// As many wait for a connection as the pool's circuit breaker allows.
     Overflow,
@@ -90,7 +92,7 @@ impl Failure {
     pub(super) fn may_retry(&self, on: &RetryOn, idempotent: bool) -> bool {
         let unsent = match self {
             Self::Connect(_) => true,
-            Self::Tls { written, .. } | Self::Reset { written } | Self::RoleLost { written } => !written,
+            Self::Tls { written, .. } | Self::Reset { written, .. } | Self::RoleLost { written } => !written,
             _ => false,
         };
         self.listed(on) && (unsent || idempotent)

@@ -12,7 +12,7 @@ use crate::net::{Transport, clock};
 use crate::pool::{CircuitOpen, Lease, Outcome, Overflow, Pass, PickInput, Pool, RetryPermit, Tried, Use, Wanted};
 use crate::proxy::http::Next;
 use crate::proxy::http::attempt::{self, Attempt, Relayed, Sending};
-use crate::proxy::http::checkout::checkout;
+use crate::proxy::http::checkout::{Before, checkout};
 use crate::proxy::http::exchange::{Exchange, Refusal, Then, gone};
 use crate::proxy::http::failure::Failure;
 use crate::proxy::http::headers::{self, RequestParts};
@@ -285,7 +285,7 @@ impl<C: Transport> Exchange<'_, C> {
         })
     }
 
-    /// One server: over an idle connection if there is one, over a fresh one if that turns out to be dead.
+    /// One server: over an idle connection if there is one, over another one if that turns out to be dead.
     #[expect(clippy::too_many_arguments, reason = "what a try needs is spread over the exchange's owners")]
     async fn attempt(
         &mut self,
@@ -312,23 +312,23 @@ impl<C: Transport> Exchange<'_, C> {
                 return Err(Failure::RoleLost { written: false });
             }
         }
-        let mut may_reuse = true;
+        let mut before = Before::Nothing;
         loop {
             // A streamed body cannot be sent twice either.
             let certain = !idempotent || stream.is_some();
-            let conn = checkout(self, lease, policy, pool, local, certain, may_reuse).await?;
+            let conn = checkout(self, lease, policy, pool, local, certain, before).await?;
             let reused = conn.requests > 0;
             let result = attempt::exchange_head(self, conn, lease, policy, stream, tries).await;
             match result {
-                // The server closed an idle connection just now. Nothing of the request reached the application: it
-                // goes out again on a fresh connection, and the server is not to blame.
-                Err(Failure::Reset { written, .. })
+                // The server closed an idle connection just now, or has refused the stream. Nothing of the request
+                // reached the application: it goes out once more, and the server is not to blame.
+                Err(Failure::Reset { written, alone })
                     if reused
-                        && may_reuse
-                        && (idempotent || !written)
+                        && before == Before::Nothing
+                        && (!written || (idempotent && !alone))
                         && stream.as_ref().is_none_or(|s| !s.started) =>
                 {
-                    may_reuse = false;
+                    before = if alone { Before::Refused } else { Before::Broken };
                 }
                 other => return other,
             }

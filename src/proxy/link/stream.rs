@@ -79,10 +79,15 @@ enum From {
 enum Failed {
     /// The server has said, or it is plain, that it has done nothing with the request (RFC 9113 section 8.7).
     Untouched,
+    /// The same of this stream alone: REFUSED_STREAM.
+    Refused,
     /// The server does not speak HTTP/2, or breaks its rules.
     Rules,
     /// What was to be sent has no form in HTTP/2.
     Request,
+    /// The server has reset the stream.
+    Reset,
+    /// The connection broke.
     Broken,
     /// TLS beneath the connection did; how.
     Tls(Box<str>),
@@ -109,7 +114,12 @@ impl Stream {
 
     /// Whether the server has certainly done nothing with the request: it may go elsewhere whatever it asks for.
     pub(crate) fn is_untouched(&self) -> bool {
-        matches!(self.receives.borrow().from, From::Nowhere | From::Failed(Failed::Untouched))
+        matches!(self.receives.borrow().from, From::Nowhere | From::Failed(Failed::Untouched | Failed::Refused))
+    }
+
+    /// Whether the server has ended the stream and not the connection.
+    pub(crate) fn is_reset_alone(&self) -> bool {
+        matches!(self.receives.borrow().from, From::Failed(Failed::Refused | Failed::Reset))
     }
 
     /// The shared connection.
@@ -284,7 +294,8 @@ fn failed(e: &h2::Error) -> Failed {
     }
     match e.reason() {
         Some(_) if e.is_go_away() && e.is_remote() => Failed::Untouched,
-        Some(Reason::REFUSED_STREAM) if e.is_remote() => Failed::Untouched,
+        Some(Reason::REFUSED_STREAM) if e.is_remote() => Failed::Refused,
+        Some(_) if e.is_reset() && e.is_remote() => Failed::Reset,
         Some(_) if e.is_library() => Failed::Rules,
         _ => Failed::Broken,
     }
@@ -316,7 +327,9 @@ impl Transport for Stream {
                     return Poll::Ready(Err(match failed {
                         Failed::Rules => io::ErrorKind::InvalidData.into(),
                         Failed::Request => io::ErrorKind::InvalidInput.into(),
-                        Failed::Untouched | Failed::Broken => io::ErrorKind::ConnectionReset.into(),
+                        Failed::Untouched | Failed::Refused | Failed::Reset | Failed::Broken => {
+                            io::ErrorKind::ConnectionReset.into()
+                        }
                         Failed::Tls(how) => io::Error::new(io::ErrorKind::InvalidData, BrokenTls(how)),
                     }));
                 }
