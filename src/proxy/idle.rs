@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::rc::Rc;
 
 use crate::config::model;
+use crate::net::wheel::Wheel;
 use crate::proxy::link::Link;
 use crate::proxy::link::shared::{Opener, Opening, Shared, Ticket};
 use crate::time::Millis;
@@ -104,9 +105,10 @@ impl IdleList {
     }
 
     /// Keeps a connection whose exchange is complete; beyond `keepalive`, the one unused longest is closed.
-    pub(crate) fn put(&mut self, mut conn: ServerConn, config: &model::Pool, now: Millis) {
-        if let Link::Http2(stream) = &conn.link {
-            return stream.ticket().bind(conn.losses);
+    pub(crate) fn put(&mut self, mut conn: ServerConn, config: &model::Pool, now: Millis, wheel: &Rc<Wheel>) {
+        if let Link::Http2(stream) = conn.link {
+            stream.ticket().bind(conn.losses);
+            return stream.see_out(wheel.timer());
         }
         if config.keepalive == 0 || !conn.may_be_kept(config, now) {
             return;

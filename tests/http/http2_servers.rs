@@ -6,7 +6,7 @@ use hyper::http::Version;
 use hyper::{HeaderMap, Method, Response};
 
 use super::big;
-use crate::support::h2_origin::{H2Origin, wait};
+use crate::support::h2_origin::{H2Origin, is_reset, wait};
 use crate::support::origin::{Answering, Origin};
 use crate::support::proxy::Proxy;
 use crate::support::wait_for;
@@ -434,6 +434,30 @@ fn half_a_response_is_no_whole_one() {
     stream.send_reset(Reason::INTERNAL_ERROR);
     assert_eq!(client.rest(), (Vec::new(), End::Reset));
     proxy.wait_for_log("200 reason=reset_in_body");
+}
+
+#[test]
+fn a_server_may_end_its_stream_after_a_complete_response() {
+    let (origin, proxy) = stage("");
+    let mut client = proxy.connect();
+    client.send(get("/"));
+    let mut first = origin.request();
+    let mut stream = first.head(response(200, &[("content-length", "5")]), false);
+    stream.send_data(Bytes::from_static(b"hello"), false).unwrap();
+    assert_eq!(client.response().text(), "hello");
+    client.send("HEAD / HTTP/1.1\r\nHost: a.test\r\n\r\n");
+    let mut second = origin.request();
+    let mut empty = second.head(response(200, &[]), false);
+    assert_eq!(client.head().status(), 200);
+    // A reset of either would be in front of this.
+    client.send(get("/"));
+    origin.request().ok("third");
+    assert_eq!(client.response().text(), "third");
+    for stream in [&mut stream, &mut empty] {
+        assert!(!is_reset(stream));
+        stream.send_data(Bytes::new(), true).unwrap();
+    }
+    assert_eq!(origin.connections(), 1);
 }
 
 #[test]

@@ -5,6 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc;
+use std::task::{Context, Waker};
 
 use h2::server::{Builder, SendResponse};
 use h2::{Reason, RecvStream, SendStream};
@@ -41,6 +42,11 @@ pub(crate) fn wait<T>(what: &str, future: impl Future<Output = T>) -> T {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
     let limited = runtime.block_on(async { tokio::time::timeout(PATIENCE, future).await });
     limited.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Whether the other end has reset the stream.
+pub(crate) fn is_reset(stream: &mut SendStream<Bytes>) -> bool {
+    stream.poll_reset(&mut Context::from_waker(Waker::noop())).is_ready()
 }
 
 impl H2Origin {

@@ -413,7 +413,8 @@ impl<C: Transport> Exchange<'_, C> {
         let clean = relayed.is_ok() && pump.source_done() && sent_all && !pump.has_rest();
         if clean && self.scratch.response.keep_alive && !self.facts.has_lost(lease.server()) {
             attempt.conn.losses = self.facts.losses;
-            local.idle.borrow_mut().put(attempt.conn, &pool.config, conn.worker.now());
+            let (now, wheel) = (conn.worker.now(), &conn.worker.wheel);
+            local.idle.borrow_mut().put(attempt.conn, &pool.config, now, wheel);
         }
         // Others may have the server while a slow client takes the rest.
         drop(lease);

@@ -6,8 +6,10 @@
 //! held than a window. Dropped before its end, it resets the stream.
 
 use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
 use std::io::{self, IoSlice};
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use h2::client::{ResponseFuture, SendRequest};
@@ -18,12 +20,16 @@ use http::uri::Scheme;
 use crate::http1::{Limits, Method, Parse, RequestHead};
 use crate::http2::upstream::{self, Last, Part, RequestBody, ResponseFraming};
 use crate::net::transport::Closed;
-use crate::net::{Sock, Transport};
+use crate::net::wheel::Timer;
+use crate::net::{Sock, Transport, clock};
 use crate::proxy::link::BrokenTls;
 use crate::proxy::link::shared::Ticket;
 
 /// The head is our own, made from one that has passed the listener's limits and from what the configuration adds.
 const LIMITS: Limits = Limits { max_size: 4 << 20, max_fields: 20_000, max_uri: 4 << 20, underscores: true };
+
+/// For how long a server may take to end a stream behind a complete response.
+const SEEING_OUT: Duration = Duration::from_secs(30);
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -127,6 +133,18 @@ impl Stream {
         &self.ticket
     }
 
+    /// The response is complete. Keeps the stream until the server has ended it, too: dropped before, it would be reset,
+    /// and the server give up what it still does for the request. `timer` is for its end.
+    pub(crate) fn see_out(self, timer: Timer) {
+        if self.receives.borrow().is_over() {
+            return;
+        }
+        timer.set(clock::now().after(SEEING_OUT));
+        tokio::task::spawn_local(poll_fn(move |cx| {
+            if self.receives.borrow_mut().poll_over(cx).is_ready() { Poll::Ready(()) } else { timer.poll_expired(cx) }
+        }));
+    }
+
     /// Takes some of `bytes`, which are not empty.
     fn poll_take(&self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let mut sends = self.sends.borrow_mut();
@@ -207,6 +225,21 @@ fn poll_room(to: &mut SendStream<Bytes>, cx: &mut Context<'_>, wanted: usize) ->
 }
 
 impl Receives {
+    /// Whether the server has ended the stream.
+    fn is_over(&self) -> bool {
+        match &self.from {
+            From::Body(body) => body.is_end_stream(),
+            From::Nowhere | From::Head(_) | From::Ended | From::Failed(_) => true,
+        }
+    }
+
+    /// Waits for the server to end the stream. What still comes is nobody's, and cannot be more than a window.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let From::Body(body) = &mut self.from else { return Poll::Ready(()) };
+        while let Some(Ok(_)) = ready!(body.poll_data(cx)) {}
+        Poll::Ready(())
+    }
+
     /// Hands out what is here; whether something was.
     fn hand_out(&mut self, buf: &mut [u8]) -> usize {
         let text = self.text.get(self.text_done..).unwrap_or_default();
