@@ -140,7 +140,13 @@ impl Attempt for Network {
                     None => ask(stream, target).await,
                     Some((ours, name)) => {
                         let connector = TlsConnector::from(Arc::clone(&ours.config));
-                        ask(connector.connect(name.clone(), stream).await.map_err(Failure::Tls)?, target).await
+                        let stream = connector.connect(name.clone(), stream).await.map_err(Failure::Tls)?;
+                        let is_grpc = matches!(target.check.probe, Probe::Grpc(_));
+                        if is_grpc && stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+                            // Requests of HTTP/2 would not get through either.
+                            return Err(Failure::Grpc("no gRPC: the server did not choose h2 by ALPN".to_owned()));
+                        }
+                        ask(stream, target).await
                     }
                 };
                 return asked.map(|()| None);

@@ -1,7 +1,8 @@
 //! A server of gRPC: answers `grpc.health.v1.Health/Check`.
 //!
-//! Over HTTP/2: in clear text, as gRPC has it without TLS (prior knowledge), or over the pool's TLS. Of the two messages one has a text and the other
-//! a number, so that both are coded here rather than by a compiler of protobuf and its build step.
+//! Over HTTP/2: in clear text, as gRPC has it without TLS (prior knowledge), or over the pool's TLS. Of the two messages
+//! one has a text and the other a number, so that both are coded here rather than by a compiler of protobuf and its build
+//! step.
 
 use std::time::Duration;
 

@@ -15,13 +15,18 @@ use crate::config::parse_with;
 
 /// A server whose certificate is for `names` and signed by itself: its acceptor, and that certificate.
 fn acceptor(names: &[&str]) -> (TlsAcceptor, String) {
+    speaking(names, &["h2", "http/1.1"])
+}
+
+/// The same; `protocols`: what it can be asked for by ALPN.
+fn speaking(names: &[&str], protocols: &[&str]) -> (TlsAcceptor, String) {
     let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
     let CertifiedKey { cert, signing_key } = generate_simple_self_signed(names).unwrap();
     let key = PrivateKeyDer::try_from(signing_key.serialize_der()).unwrap();
     let builder = ServerConfig::builder_with_provider(Arc::clone(crate::tls::provider()));
     let builder = builder.with_safe_default_protocol_versions().unwrap().with_no_client_auth();
     let mut config = builder.with_single_cert(vec![cert.der().clone()], key).unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     (TlsAcceptor::from(Arc::new(config)), cert.pem())
 }
 
@@ -98,4 +103,18 @@ async fn grpc_is_asked_over_tls() {
         }
     });
     assert_eq!(ask(address, &authority, "", "type = \"grpc\"").await, Ok(()));
+}
+
+#[tokio::test]
+async fn grpc_over_tls_is_asked_for_by_alpn() {
+    let (acceptor, authority) = speaking(&["127.0.0.1"], &[]);
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    tokio::spawn(async move {
+        let (stream, _) = listener.accept().await.unwrap();
+        let mut stream = acceptor.accept(stream).await.unwrap();
+        let _ = stream.read(&mut [0; 64]).await;
+    });
+    let failure = ask(address, &authority, "", "type = \"grpc\"").await.unwrap_err();
+    assert_eq!(failure, "no gRPC: the server did not choose h2 by ALPN");
 }
