@@ -103,6 +103,12 @@ fn cases() -> Vec<Case> {
             &[post(1, "/", &[]), reset(1, 8), window(1, 9), reset(1, 8), frame(PRIORITY, NONE, 1, &[0, 0, 0, 0, 9])],
             Alive,
         ),
+        case(
+            "5.1",
+            "closed: DATA of a stream that was passed over",
+            &[get(5, "/"), data(END_STREAM, 3, b"x")],
+            Reset(3, STREAM_CLOSED),
+        ),
         case("5.1.1", "an even stream", &[get(2, "/")], Gone(PROTOCOL_ERROR)),
         case("5.1.1", "a stream below the last", &[get(5, "/"), get(3, "/")], Gone(PROTOCOL_ERROR)),
         case(
@@ -117,6 +123,7 @@ fn cases() -> Vec<Case> {
             &[get(1, "/"), frame(PRIORITY, NONE, 1, &[0, 0, 0, 1, 9])],
             Reset(1, PROTOCOL_ERROR),
         ),
+        case("5.5", "an unknown frame between two others", &[get(1, "/"), frame(0x99, NONE, 1, b"x")], Answer(1, 200)),
         case(
             "5.5",
             "an unknown frame in a block",
@@ -207,6 +214,16 @@ fn cases() -> Vec<Case> {
         ),
         case(
             "6.10",
+            "CONTINUATION behind the last of a block",
+            &[
+                frame(HEADERS, END_STREAM, 1, front),
+                frame(CONTINUATION, END_HEADERS, 1, back),
+                frame(CONTINUATION, END_HEADERS, 1, back),
+            ],
+            Gone(PROTOCOL_ERROR),
+        ),
+        case(
+            "6.10",
             "CONTINUATION on stream 0",
             &[frame(HEADERS, END_STREAM, 1, front), frame(CONTINUATION, END_HEADERS, 0, back)],
             Gone(PROTOCOL_ERROR),
@@ -223,6 +240,7 @@ fn cases() -> Vec<Case> {
             &[post(1, "/", &[]), data(NONE, 1, b"x"), frame(CONTINUATION, END_HEADERS, 1, back)],
             Gone(PROTOCOL_ERROR),
         ),
+        case("7", "an unknown code in GOAWAY", &[frame(GOAWAY, NONE, 0, &[0, 0, 0, 0, 0, 0, 0, 0xff])], Alive),
         case("7", "an unknown code in RST_STREAM", &[post(1, "/", &[]), reset(1, 0xff)], Alive),
         case(
             "8.1",
@@ -248,6 +266,34 @@ fn cases() -> Vec<Case> {
             &[post(1, "/", &[("content-length", "1")]), data(NONE, 1, b"x"), data(END_STREAM, 1, b"x")],
             Reset(1, PROTOCOL_ERROR),
         ),
+        case(
+            "8.1.1",
+            "less in several frames",
+            &[
+                post(1, "/", &[("content-length", "5")]),
+                data(NONE, 1, b"x"),
+                data(NONE, 1, b"x"),
+                data(END_STREAM, 1, b"x"),
+            ],
+            Reset(1, PROTOCOL_ERROR),
+        ),
+        case(
+            "8.1.1",
+            "less, and trailers",
+            &[
+                post(1, "/", &[("content-length", "5")]),
+                data(NONE, 1, b"x"),
+                frame(HEADERS, END, 1, &block(&[("x", "y")])),
+            ],
+            Reset(1, PROTOCOL_ERROR),
+        ),
+        case(
+            "8.1.1",
+            "two different ones",
+            &[get_with(&[("content-length", "0"), ("content-length", "1")])],
+            Reset(1, PROTOCOL_ERROR),
+        ),
+        case("8.1.1", "a sign", &[get_with(&[("content-length", "+0")])], Reset(1, PROTOCOL_ERROR)),
         case("8.1.1", "none", &[get_with(&[("content-length", "1")])], Reset(1, PROTOCOL_ERROR)),
         case("8.1.1", "an empty Content-Length", &[get_with(&[("content-length", "")])], Answer(1, 400)),
         case("8.1.1", "two of them", &[get_with(&[("content-length", "0"), ("content-length", "0")])], Answer(1, 400)),
@@ -279,6 +325,12 @@ fn cases() -> Vec<Case> {
             "pseudo-headers in trailers",
             &[post(1, "/", &[]), frame(HEADERS, END, 1, &block(&[(":method", "GET")]))],
             Answer(1, 200),
+        ),
+        case(
+            "8.3",
+            "a pseudo-header behind a field of trailers",
+            &[post(1, "/", &[]), frame(HEADERS, END, 1, &block(&[("x", "y"), (":method", "GET")]))],
+            Reset(1, PROTOCOL_ERROR),
         ),
         case(
             "8.3.1",
@@ -352,6 +404,33 @@ fn cases() -> Vec<Case> {
             &[fields(&request("CONNECT", "/", &[(":protocol", "websocket")]))],
             Reset(1, PROTOCOL_ERROR),
         ),
+        // Behind it is a fragment, which is no part of a request.
+        case("8.3.1", "# in the path", &[fields(&request("GET", "/#x", &[]))], Answer(1, 200)),
+        case(
+            "7541 2.3.2",
+            "an entry of the dynamic table",
+            &[raw(&[&head[..], b"\x40\x01x\x01y", &[0x80 | 62]].concat())],
+            Answer(1, 200),
+        ),
+        case(
+            "7541 6.2.3",
+            "a field that is never indexed",
+            &[raw(&[&head[..], b"\x10\x01x\x01y"].concat())],
+            Answer(1, 200),
+        ),
+        case("7541 5.2", "Huffman's code", &[raw(&[&head[..], b"\x00\x01x\x81\x1f"].concat())], Answer(1, 200)),
+        case(
+            "7541 4.2",
+            "size updates in front",
+            &[raw(&[&[0x20, 0x3f, 0xe1, 0x1f], &head[..]].concat())],
+            Answer(1, 200),
+        ),
+        case(
+            "7541 5.1",
+            "a number above every limit",
+            &[raw(&[&head[..], &[0xff; 12]].concat())],
+            Gone(COMPRESSION_ERROR),
+        ),
         case(
             "7541 2.3.3",
             "an index behind the static table",
@@ -421,6 +500,47 @@ fn every_error_has_its_code_and_its_scope() {
         }
     }
     assert!(wrong.is_empty(), "\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_is_no_preface_is_no_connection() {
+    let proxy = Proxy::start(&config("", origin(), ""));
+    let mut client = Frames::silent(proxy.addr());
+    client.send(b"INVALID CONNECTION PREFACE\r\n\r\n");
+    assert!(client.rest().starts_with(b"HTTP/1.1 400"));
+    let mut client = Frames::silent(proxy.addr());
+    client.send(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n");
+    assert_eq!(client.fate(), Fate::Closed);
+}
+
+#[test]
+fn settings_and_pings_are_acknowledged() {
+    let proxy = Proxy::start(&config("", origin(), ""));
+    let mut client = Frames::connect(proxy.addr(), &[(3, 100)]);
+    client.send(&ping());
+    let settings = client.next_of(SETTINGS).unwrap();
+    assert_eq!((settings.flags, settings.id), (NONE, 0));
+    let ack = client.next_of(SETTINGS).unwrap();
+    assert_eq!((ack.flags, ack.id, &ack.payload[..]), (ACK, 0, &b""[..]));
+    let pong = client.next_of(PING).unwrap();
+    assert_eq!((pong.flags, &pong.payload[..]), (ACK, &b"question"[..]));
+}
+
+/// RFC 9113 section 6.9.2.
+#[test]
+fn the_windows_of_streams_follow_the_settings() {
+    let proxy = Proxy::start(&config("", origin(), ""));
+    let mut client = Frames::connect(proxy.addr(), &[(4, 0)]);
+    client.send(&get(1, "/"));
+    assert_eq!(client.fate(), Fate::Answer(1, 200));
+    client.send(&setting(&[(4, 3)]));
+    assert_eq!(client.next_of(DATA).unwrap().payload, b"hel");
+    // To -1, and back to 1.
+    client.send(&[setting(&[(4, 2)]), window(1, 2)].concat());
+    let last = client.next_of(DATA).unwrap();
+    assert_eq!((&last.payload[..], last.flags), (&b"l"[..], NONE));
+    client.send(&window(1, 100));
+    assert_eq!(client.next_of(DATA).unwrap().payload, b"o");
 }
 
 /// A server that answers what is whole, and is used to clients that leave.

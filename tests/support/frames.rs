@@ -122,6 +122,12 @@ impl Frames {
         }
     }
 
+    /// Everything that is still to come, up to the end of the connection.
+    pub(crate) fn rest(&mut self) -> Vec<u8> {
+        let _ = self.stream.read_to_end(&mut self.held);
+        std::mem::take(&mut self.held)
+    }
+
     /// What comes first: an end, a reset, an answer, or that of a PING.
     pub(crate) fn fate(&mut self) -> Fate {
         loop {
