@@ -128,7 +128,7 @@ pub struct Guard {
     /// Whose they are.
     kind: u8,
     flags: u8,
-    /// Bytes of it that are in front of a block, if they are still to come.
+    /// Bytes of it that are in front of a block or of data, if they are still to come.
     front: usize,
     /// Bytes of a block in what is to come behind them; `None`: what comes is none.
     fragment: Option<usize>,
@@ -209,7 +209,7 @@ impl Guard {
                 self.frame(purse, now)
             } else {
                 self.left = self.left.saturating_sub(wanted);
-                if self.kind == kind::SETTINGS { self.setting() } else { self.front() }
+                if self.kind == kind::SETTINGS { self.setting() } else { self.front(purse, now) }
             };
             found.map_err(|fault| (fault, start))?;
         }
@@ -223,10 +223,15 @@ impl Guard {
         if too_large { Err(Fault::FlowControl) } else { Ok(()) }
     }
 
-    /// What is in front of a block is here; padding that is longer than the rest is for h2 to refuse.
-    fn front(&mut self) -> Result<(), Fault> {
+    /// What is in front of a block, or of data, is here; padding that is longer than the rest is for h2 to refuse.
+    fn front(&mut self, purse: &Purse, now: Millis) -> Result<(), Fault> {
         self.front = 0;
         let padding = if self.flags & PADDED == 0 { 0 } else { self.held[0].into() };
+        if self.kind == kind::DATA {
+            // Nothing but padding is as much work as nothing, and brings as much.
+            let is_empty = padding >= self.left && self.flags & END_STREAM == 0;
+            return if is_empty && !purse.take(now) { Err(Fault::Flood) } else { Ok(()) };
+        }
         self.fragment = self.fragment.and(self.left.checked_sub(padding));
         self.fields(&[])
     }
@@ -248,15 +253,14 @@ impl Guard {
         let [a, b, c, kind, flags, id @ ..] = self.held;
         let len = u32::from_be_bytes([0, a, b, c]) as usize;
         let id = u32::from_be_bytes(id) & 0x7fff_ffff;
+        let padded = usize::from(flags & PADDED != 0) * PAD_LENGTH;
         let front = match kind {
-            kind::HEADERS => {
-                usize::from(flags & PADDED != 0) * PAD_LENGTH + usize::from(flags & WITH_PRIORITY != 0) * PRIORITY
-            }
+            kind::DATA => padded,
+            kind::HEADERS => padded + usize::from(flags & WITH_PRIORITY != 0) * PRIORITY,
             _ => 0,
         };
         let fits = match kind {
-            kind::DATA => flags & PADDED == 0 || len >= PAD_LENGTH,
-            kind::HEADERS => len >= front,
+            kind::DATA | kind::HEADERS => len >= front,
             kind::PRIORITY => len == 5,
             kind::RST_STREAM | kind::WINDOW_UPDATE => len == 4,
             kind::SETTINGS => {

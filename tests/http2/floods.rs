@@ -39,7 +39,7 @@ fn flood(proxy: &Proxy, first: &[u8], frames: impl Fn(u32) -> Vec<u8>) -> Fate {
 fn frames_that_do_nothing_are_a_flood() {
     let (_origin, proxy) = answered(&strict());
     let open = post(1, "/", &[]);
-    let floods: [(&str, &[u8], Maker); 8] = [
+    let floods: [(&str, &[u8], Maker); 9] = [
         ("PING", b"", Box::new(|_| ping())),
         ("PING ACK", b"", Box::new(|_| frame(PING, ACK, 0, &[0; 8]))),
         ("SETTINGS", b"", Box::new(|_| setting(&[(3, 100)]))),
@@ -47,6 +47,7 @@ fn frames_that_do_nothing_are_a_flood() {
         ("PRIORITY", b"", Box::new(|i| frame(PRIORITY, NONE, 2 * i + 1, &[0, 0, 0, 0, 1]))),
         ("WINDOW_UPDATE", b"", Box::new(|_| window(0, 1))),
         ("empty DATA", &open, Box::new(|_| frame(DATA, NONE, 1, b""))),
+        ("nothing but padding", &open, Box::new(|_| frame(DATA, PADDED, 1, &[2, 0, 0]))),
         ("an unknown type", b"", Box::new(|_| frame(0x99, NONE, 0, b""))),
     ];
     for (what, first, frames) in floods {

@@ -119,11 +119,14 @@ fn only_what_does_nothing_is_paid_for() {
     let free = [
         frame(kind::HEADERS, END_HEADERS, 1, FIELD),
         frame(kind::DATA, 0, 1, b"x"),
+        frame(kind::DATA, PADDED, 1, &[2, b'x', 0, 0]),
+        frame(kind::DATA, PADDED | END_STREAM, 3, &[2, 0, 0]),
         frame(kind::DATA, END_STREAM, 1, b""),
     ];
     assert_eq!(look(&free.concat(), 0), Ok(()));
     let paid = [
         frame(kind::DATA, 0, 1, b""),
+        frame(kind::DATA, PADDED, 1, &[2, 0, 0]),
         frame(kind::PRIORITY, 0, 1, &[0; 5]),
         frame(kind::RST_STREAM, 0, 1, &[0; 4]),
         frame(kind::SETTINGS, 0, 0, b""),
