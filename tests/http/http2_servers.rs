@@ -233,7 +233,7 @@ fn what_the_server_has_refused_is_sent_again_even_a_post() {
     client.send(post("/", "once"));
     origin.request().reset(Reason::REFUSED_STREAM);
     let mut again = origin.request();
-    assert_eq!(again.rest().0, b"once");
+    assert_eq!((again.rest().0, again.connection), (b"once".to_vec(), 1));
     again.ok("done");
     assert_eq!(client.response().text(), "done");
     proxy.wait_for_log("POST / 200 reason=- tries=1");

@@ -81,7 +81,7 @@ async fn checkout_shared<C: Transport>(
             pending = Some(pool.wait_for_connection().map_err(|Overflow| Failure::Overflow)?);
         }
         let opening = local.idle.borrow().opening_to(server);
-        // A new connection takes more than the server may allow it, of which this is then one again.
+        // Nobody knows yet how many streams a new connection may have: who joins one may be refused again.
         let Some(opening) = opening.filter(|_| before != Before::Refused) else {
             break local.idle.borrow_mut().begin_opening(server);
         };
