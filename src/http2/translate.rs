@@ -14,6 +14,7 @@ use http::{Method, Response, StatusCode};
 use crate::http1::{
     self, Body, Chunked, FieldName, HeadError, Limits, Parse, Piece, RequestError, ResponseError, ResponseHead,
 };
+use crate::http2::upstream;
 
 /// Bytes of trailers of a response at most; the decoder of chunks takes no more.
 const MAX_TRAILERS: usize = 8192;
@@ -303,22 +304,10 @@ impl Answer {
     /// The trailers, once the body is over and does not end without any.
     ///
     /// # Errors
-    /// They are not fields; the decoder has seen to that they are.
+    /// They are not fields; the decoder has seen to that they are, and none of a connection.
     pub fn take_trailers(&mut self) -> Result<HeaderMap, Broken> {
-        let text = Bytes::from(std::mem::take(&mut self.trailers));
-        let mut map = HeaderMap::new();
-        for line in text.split(|&b| b == b'\n').map(|line| line.strip_suffix(b"\r").unwrap_or(line)) {
-            if line.is_empty() {
-                continue;
-            }
-            let colon = line.iter().position(|&b| b == b':').ok_or(Broken)?;
-            let name = HeaderName::from_bytes(&line[..colon]).map_err(|_| Broken)?;
-            let value = HeaderValue::from_maybe_shared(text.slice_ref(line[colon + 1..].trim_ascii()));
-            if !is_of_connection(&name) && name != TE {
-                map.append(name, value.map_err(|_| Broken)?);
-            }
-        }
-        Ok(map)
+        let section = std::mem::take(&mut self.trailers);
+        upstream::trailers(&section).map(Option::unwrap_or_default).map_err(|_| Broken)
     }
 }
 

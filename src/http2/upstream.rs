@@ -188,7 +188,7 @@ impl RequestBody {
 }
 
 /// The fields of a trailer section that the decoder has found to be one; `None` when there are none.
-fn trailers(section: &[u8]) -> Result<Option<HeaderMap>, Untranslatable> {
+pub(super) fn trailers(section: &[u8]) -> Result<Option<HeaderMap>, Untranslatable> {
     let mut fields = HeaderMap::new();
     for line in section.split(|b| *b == b'\n') {
         let Some(colon) = line.iter().position(|b| *b == b':') else { continue };
