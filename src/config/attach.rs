@@ -2,9 +2,11 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+use rustix::fs::OFlags;
 
 use super::document::{Item, Table, Value};
 use super::model::{Attachment, Attachments};
@@ -143,10 +145,14 @@ fn read(path: &Path) -> Attachment {
 }
 
 fn try_read(path: &Path) -> io::Result<Attachment> {
-    let file = File::open(path)?;
+    // Not to wait for whoever writes to a pipe.
+    let file = File::options().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)?;
     let about = file.metadata()?;
     if about.is_dir() {
         return names_in(path).map(Attachment::Folder);
+    }
+    if !about.is_file() {
+        return Err(io::Error::other("it is neither a file nor a folder"));
     }
     let mut bytes = Vec::new();
     file.take(MAX_FILE + 1).read_to_end(&mut bytes)?;

@@ -307,6 +307,15 @@ fn whoever_may_not_read_a_key_is_told_who_must() {
 }
 
 #[test]
+fn nobody_waits_for_a_pipe() {
+    let folder = Folder::new();
+    let mode = rustix::fs::Mode::RUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, folder.0.join("a.pem"), rustix::fs::FileType::Fifo, mode, 0).unwrap();
+    let errors = folder.errors(&text("certificates = [\"a.pem\"]", "", ""));
+    assert!(errors.contains("the file cannot be read: it is neither a file nor a folder"), "{errors}");
+}
+
+#[test]
 fn where_nobody_can_be_asked_for_a_certificate_that_is_told() {
     let folder = Folder::new();
     folder.write("a.pem", both(&["a"])).write("ca.pem", chain(&["ca"]));
