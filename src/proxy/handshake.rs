@@ -160,7 +160,7 @@ async fn hello<T: Transport>(
         Err(malformed) => Some(Err(malformed)),
     };
     let mut bytes = rest.map_or_else(Vec::new, |rest| rest.bytes().to_vec());
-    let parsed = match parse(&bytes).filter(|_| !bytes.is_empty()) {
+    let parsed = match parse(&bytes) {
         Some(parsed) => parsed,
         None => preface::read_until(io, timer, worker, listener, &mut bytes, parse).await?,
     };
