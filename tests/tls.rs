@@ -12,12 +12,15 @@ mod tls {
 
     use std::fs;
     use std::io::{Read, Write};
-    use std::net::SocketAddr;
+    use std::net::{SocketAddr, TcpStream};
     use std::path::Path;
     use std::process::{Child, Command, Stdio};
-    use std::sync::LazyLock;
+    use std::sync::{Arc, LazyLock};
 
     use rcgen::{CertificateParams, DnType, Issuer, KeyPair, PKCS_RSA_SHA256};
+    use rustls::pki_types::CertificateDer;
+    use rustls::pki_types::pem::PemObject;
+    use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
     use crate::support::TempDir;
 
@@ -64,6 +67,17 @@ mod tls {
             let key = KeyPair::generate().unwrap();
             self.write("ca.pem", params.self_signed(&key).unwrap().pem());
             Issuer::new(params, key)
+        }
+
+        /// A client of ours that trusts the certificate in the file called `name`, which is for `shop.test`.
+        fn client_of(&self, name: &str, addr: SocketAddr) -> StreamOwned<ClientConnection, TcpStream> {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(self.path(name)).unwrap()).unwrap();
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let config = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions().unwrap();
+            let config = config.with_root_certificates(roots).with_no_client_auth();
+            let connection = ClientConnection::new(Arc::new(config), "shop.test".try_into().unwrap()).unwrap();
+            StreamOwned::new(connection, TcpStream::connect(addr).unwrap())
         }
 
         /// Writes `name.pem`: a client's certificate with its key.

@@ -83,6 +83,8 @@ struct State {
     accepted: usize,
     /// The peer has said that it will send no more.
     peer_closed: bool,
+    /// It sends no more and has not said so: it may still read, or somebody in between has cut it off.
+    cut: bool,
     /// Nothing more can be sent: we have said that we are done, or the connection is broken.
     done: bool,
     /// The socket's direction is to be ended behind what is left to be sent.
@@ -125,6 +127,7 @@ impl TlsStream {
             outgoing: None,
             accepted: 0,
             peer_closed: false,
+            cut: false,
             done: false,
             ends: false,
             failed: false,
@@ -490,8 +493,7 @@ impl Transport for TlsStream {
                 return Poll::Pending;
             };
             if n == 0 {
-                // Cut off: the peer would have said that it was done.
-                state.done = true;
+                state.cut = true;
                 return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
             }
             if let Err(e) = state.advance(&self.buffers) {
@@ -547,7 +549,10 @@ impl Transport for TlsStream {
 
 impl Drop for TlsStream {
     fn drop(&mut self) {
-        self.state.borrow_mut().say_done(&self.buffers, &self.sock);
+        let mut state = self.state.borrow_mut();
+        // What is left half said to a peer that was cut off must not look whole.
+        state.done |= state.cut;
+        state.say_done(&self.buffers, &self.sock);
     }
 }
 

@@ -281,4 +281,12 @@ impl Transport for Link {
             Self::Tls(_) | Self::Http2(_) => None,
         }
     }
+
+    fn socket(&self) -> Option<&Sock> {
+        match self {
+            Self::Plain(sock) => Some(sock),
+            Self::Tls(stream) => Some(stream.sock()),
+            Self::Http2(_) => None,
+        }
+    }
 }

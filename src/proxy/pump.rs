@@ -5,7 +5,7 @@
 //! which timeout applies. Bytes go on as they came wherever the framing of both sides is the same; large ones go through
 //! a pipe (`splice(2)`) when both transports are plain sockets.
 
-use std::io::IoSlice;
+use std::io::{self, IoSlice};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
@@ -83,6 +83,17 @@ pub(crate) struct Means {
     pub(crate) read_ahead: usize,
 }
 
+/// The end of a source that has not said that it was one: of TLS without close_notify.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cut {
+    /// Is a failure: what came may not be whole.
+    Fails,
+    /// Is an end, as many programs do it; who speaks through a tunnel knows where messages end.
+    Ends,
+    /// Was the end.
+    Ended,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(crate) struct Pump {
@@ -96,6 +107,8 @@ pub(crate) struct Pump {
     /// Bytes at the front of `buf` that are checked and may go out.
     ready: usize,
     source_done: bool,
+    /// What this does when the source is cut off.
+    cut: Cut,
     full_reads: u32,
     pipe: Option<Pipe>,
     body_in: u64,
@@ -121,6 +134,7 @@ impl Pump {
             buf: initial.filter(|b| !b.is_empty()),
             ready: 0,
             source_done: false,
+            cut: Cut::Fails,
             full_reads: 0,
             pipe: None,
             body_in: 0,
@@ -130,6 +144,11 @@ impl Pump {
         };
         pump.check()?;
         Ok(pump)
+    }
+
+    /// One direction of a tunnel: everything, until the source has ended in one way or another.
+    pub(crate) fn of_tunnel(initial: Option<Buffer>, means: Means) -> Result<Self, PumpError> {
+        Ok(Self { cut: Cut::Ends, ..Self::new(Framing::UntilClose, Recode::AsIs, initial, means)? })
     }
 
     /// Bytes to send before everything else. They go in front of the first body bytes, into the same write.
@@ -171,6 +190,11 @@ impl Pump {
     /// Whether the source has given all it will.
     pub(crate) fn source_done(&self) -> bool {
         self.source_done
+    }
+
+    /// Whether the source has ended without saying so.
+    pub(crate) fn was_cut(&self) -> bool {
+        self.cut == Cut::Ended
     }
 
     /// Whom a pending pump waits for.
@@ -301,6 +325,10 @@ impl Pump {
         }
         let n = match source.poll_recv(cx, &mut buf.space()[..room]) {
             Poll::Ready(Ok(n)) => n,
+            Poll::Ready(Err(e)) if self.cut == Cut::Ends && e.kind() == io::ErrorKind::UnexpectedEof => {
+                self.cut = Cut::Ended;
+                0
+            }
             Poll::Ready(Err(_)) => return Err(PumpError::Source),
             Poll::Pending => return Ok(Poll::Pending),
         };

@@ -15,7 +15,7 @@ use crate::proxy::handshake;
 use crate::proxy::link::{Link, LinkError, Reach};
 use crate::proxy::listen::ListenerCtx;
 use crate::proxy::preface::{self, Preface};
-use crate::proxy::pump::{Framing, Pump, Recode};
+use crate::proxy::pump::Pump;
 use crate::proxy::session::Session;
 use crate::proxy::tunnel::tunnel;
 use crate::proxy::worker::{PoolLocal, Worker, admit};
@@ -105,7 +105,7 @@ impl<C: Transport> Conn<C> {
         match reached {
             Ok((server, lease, losses)) => {
                 let losses = losses.filter(|_| settings.roles.is_some_and(|roles| roles.ends_with_role));
-                let pump = |first| Pump::new(Framing::UntilClose, Recode::AsIs, first, worker.means(read_ahead));
+                let pump = |first| Pump::of_tunnel(first, worker.means(read_ahead));
                 let first = self.preface.as_ref().and_then(|preface| preface.take_rest());
                 let (Ok(up), Ok(down)) = (pump(first), pump(None)) else { return };
                 let now = || worker.now();

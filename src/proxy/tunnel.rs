@@ -24,7 +24,8 @@ pub(crate) struct TunnelEnd {
 
 /// Relays until both directions have ended, one breaks, nothing moved for `idle`, or there is a reason to `cut` it.
 ///
-/// The end of one direction is passed on as such (half-close); a reset of one side becomes a reset of the other.
+/// The end of one direction is passed on as such (half-close); a reset of one side becomes a reset of the other. TLS that is cut
+/// off ends as well, as with nginx and HAProxy, since many programs leave like that: what they said before is delivered.
 #[expect(clippy::too_many_arguments, reason = "two sides, two pumps, and what ends them")]
 pub(crate) async fn tunnel<C: Transport, S: Transport>(
     client: &C,
@@ -42,13 +43,13 @@ pub(crate) async fn tunnel<C: Transport, S: Transport>(
     let reason = poll_fn(|cx| {
         if up_open && let Poll::Ready(end) = up.poll(cx, client, server) {
             up_open = false;
-            if let Some(reason) = ended(end, server, client, Reason::ClientGone, Reason::ResetInBody) {
+            if let Some(reason) = ended(end, &up, server, client, Reason::ClientGone, Reason::ResetInBody) {
                 return Poll::Ready(Some(reason));
             }
         }
         if down_open && let Poll::Ready(end) = down.poll(cx, server, client) {
             down_open = false;
-            if let Some(reason) = ended(end, client, server, Reason::ResetInBody, Reason::ClientGone) {
+            if let Some(reason) = ended(end, &down, client, server, Reason::ResetInBody, Reason::ClientGone) {
                 return Poll::Ready(Some(reason));
             }
         }
@@ -80,14 +81,20 @@ pub(crate) async fn tunnel<C: Transport, S: Transport>(
 /// One direction is over: closes its far end, or resets both.
 fn ended<D: Transport, S: Transport>(
     end: Result<(), PumpError>,
+    pump: &Pump,
     dest: &D,
     source: &S,
     source_broke: Reason,
     dest_broke: Reason,
 ) -> Option<Reason> {
+    let shut = || match dest.socket().filter(|_| pump.was_cut()) {
+        // Inside TLS it is not said to have ended, either.
+        Some(sock) => sock.shutdown(),
+        None => dest.shutdown(),
+    };
     let broke = match end {
         // The far end may be gone already; then its own direction says so.
-        Ok(()) => return dest.shutdown().err().filter(|e| e.kind() != io::ErrorKind::NotConnected).map(|_| dest_broke),
+        Ok(()) => return shut().err().filter(|e| e.kind() != io::ErrorKind::NotConnected).map(|_| dest_broke),
         Err(PumpError::Dest) => dest_broke,
         Err(_) => source_broke,
     };
@@ -113,12 +120,12 @@ mod tests {
     use crate::net::memory::{Memory, pair};
     use crate::net::pipe::PipePool;
     use crate::net::wheel::Wheel;
-    use crate::proxy::pump::{Framing, Means, Recode};
+    use crate::proxy::pump::Means;
 
     /// Drives a tunnel by hand: `steps` gets the client's and the server's far ends, and a way to go on.
     fn drive(idle: Duration, steps: impl FnOnce(&Memory, &Memory, &Wheel, &mut dyn FnMut() -> Option<TunnelEnd>)) {
         let means = Means { buffers: BufferPool::new(), pipes: PipePool::new(), read_ahead: 1 << 16 };
-        let pump = || Pump::new(Framing::UntilClose, Recode::AsIs, None, means.clone()).expect("a pump");
+        let pump = || Pump::of_tunnel(None, means.clone()).expect("a pump");
         let wheel: Rc<Wheel> = Wheel::new(clock::now());
         let timer = wheel.timer();
         let (client, near_client) = pair(1 << 16);

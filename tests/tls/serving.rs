@@ -1,7 +1,8 @@
 //! Which certificate a client gets, what may be agreed on, and what is inside.
 
-use std::io::Write;
-use std::net::TcpStream;
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::thread;
 
 use super::*;
 use crate::support::echo_server;
@@ -198,6 +199,34 @@ fn a_tcp_listener_speaks_tls_to_clients_and_plain_bytes_to_its_servers() {
     client.hear(&said);
     drop(client);
     assert_eq!(proxy.log_line(), "TLSv1.3 shop.test echo 200");
+}
+
+#[test]
+fn what_a_client_said_before_it_left_without_a_word_arrives_and_so_does_the_answer() {
+    let files = Files::new();
+    let tls = certificates(&[files.server("a", &["shop.test"], &ECDSA)]);
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let server = listener.local_addr().unwrap();
+    let text = config(&tls, server, "").replace("pool = \"p\"\n", "protocol = \"tcp\"\npool = \"p\"\n");
+    let log = "[access_log]\npath = \"/log\"\nformat = '$upstream_bytes_sent $status $reason'\n";
+    let mut proxy = Proxy::start(&format!("{text}{log}"));
+    let said = vec![7; 4 << 20];
+    let all = said.len();
+    let server = thread::spawn(move || {
+        let mut stream = listener.accept().unwrap().0;
+        let mut heard = Vec::new();
+        stream.read_to_end(&mut heard).unwrap();
+        stream.write_all(b"all of it").unwrap();
+        heard.len()
+    });
+    let mut client = files.client_of("a.pem", proxy.addr());
+    client.write_all(&said).unwrap();
+    client.flush().unwrap();
+    client.sock.shutdown(Shutdown::Write).unwrap();
+    let mut answer = Vec::new();
+    client.read_to_end(&mut answer).unwrap();
+    assert_eq!((server.join().unwrap(), &answer[..]), (all, &b"all of it"[..]));
+    assert_eq!(proxy.log_line(), format!("{all} 200 -"));
 }
 
 #[test]

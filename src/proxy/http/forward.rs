@@ -492,7 +492,7 @@ impl<C: Transport> Exchange<'_, C> {
             b
         });
         let server_first = attempt.buf.take();
-        let raw = |initial| Pump::new(Framing::UntilClose, Recode::AsIs, initial, means.clone());
+        let raw = |initial| Pump::of_tunnel(initial, means.clone());
         let (Ok(up), Ok(mut down)) = (raw(early), raw(Some(server_first))) else {
             return Then::Done(Next::Close);
         };
