@@ -61,23 +61,11 @@ enum Step {
     /// A representation begins (section 6).
     Field,
     /// Behind the first byte of an integer: what it was until here, and the bits that are known beyond that byte.
-    Integer {
-        of: Integer,
-        value: u32,
-        shift: u32,
-    },
+    Integer { of: Integer, value: u32, shift: u32 },
     /// A string begins.
     String(Part),
-    /// So many bytes of a string are to come.
-    Plain {
-        of: Part,
-        left: u32,
-    },
-    Huffman {
-        of: Part,
-        left: u32,
-        symbols: Symbols,
-    },
+    /// So many bytes of a string are to come; `symbols` if it is in the Huffman code.
+    Text { of: Part, left: u32, symbols: Option<Symbols> },
 }
 
 /// What an integer says.
@@ -123,13 +111,15 @@ impl Blocks {
     /// # Errors
     /// It cannot go on like this.
     pub fn take(&mut self, mut bytes: &[u8]) -> Result<(), HpackError> {
-        while let [byte, rest @ ..] = bytes {
+        while let [byte, behind @ ..] = bytes {
+            let mut rest = behind;
             self.step = match self.step {
-                Step::Plain { .. } | Step::Huffman { .. } => {
-                    bytes = self.string(bytes)?;
-                    continue;
-                }
                 Step::Field => self.field(*byte)?,
+                Step::Text { of, left, symbols } => {
+                    let text;
+                    (text, rest) = bytes.split_at(bytes.len().min(left as usize));
+                    self.text(of, left - text.len() as u32, symbols, text)?
+                }
                 Step::String(of) => {
                     let is_huffman = *byte & 0x80 != 0;
                     self.integer(Integer::Length { of, is_huffman }, 7, *byte)?
@@ -203,34 +193,24 @@ impl Blocks {
             }
             Integer::Length { of, is_huffman } => {
                 *self.part(of) = 0;
-                Ok(match value {
-                    0 => self.complete(of),
-                    left if is_huffman => Step::Huffman { of, left, symbols: Symbols::new() },
-                    left => Step::Plain { of, left },
-                })
+                let symbols = is_huffman.then(Symbols::new);
+                Ok(if value == 0 { self.complete(of) } else { Step::Text { of, left: value, symbols } })
             }
         }
     }
 
-    /// Takes as much of a string as there is, and returns what is behind it.
-    fn string<'b>(&mut self, bytes: &'b [u8]) -> Result<&'b [u8], HpackError> {
-        let (Step::Plain { of, left } | Step::Huffman { of, left, .. }) = self.step else { return Ok(bytes) };
-        let (text, rest) = bytes.split_at(bytes.len().min(left as usize));
-        let left = left - text.len() as u32;
-        let (more, next) = match self.step {
-            Step::Huffman { mut symbols, .. } => {
-                let more = symbols.take(text).ok_or(HpackError::Huffman)?;
-                if left == 0 && !symbols.may_end() {
-                    return Err(HpackError::Huffman);
-                }
-                (more, Step::Huffman { of, left, symbols })
-            }
-            _ => (text.len() as u32, Step::Plain { of, left }),
+    /// Takes bytes of a string, behind which so many are left of it.
+    fn text(&mut self, of: Part, left: u32, mut symbols: Option<Symbols>, bytes: &[u8]) -> Result<Step, HpackError> {
+        let more = match &mut symbols {
+            Some(symbols) => symbols.take(bytes).ok_or(HpackError::Huffman)?,
+            None => bytes.len() as u32,
         };
         let len = self.part(of);
         *len = len.saturating_add(more);
-        self.step = if left == 0 { self.complete(of) } else { next };
-        Ok(rest)
+        if left > 0 {
+            return Ok(Step::Text { of, left, symbols });
+        }
+        if symbols.is_some_and(|symbols| !symbols.may_end()) { Err(HpackError::Huffman) } else { Ok(self.complete(of)) }
     }
 
     /// What follows a string.

@@ -475,6 +475,36 @@ fn cases() -> Vec<Case> {
             Gone(COMPRESSION_ERROR),
         ),
         case("7541 6", "a block that ends in a field", &[raw(&head[..head.len() - 1])], Gone(COMPRESSION_ERROR)),
+        case(
+            "7541 5.1",
+            "an integer without an end",
+            &[raw(&[&head[..], &[0xff, 0x80, 0x80, 0x80, 0x80]].concat())],
+            Gone(COMPRESSION_ERROR),
+        ),
+        case(
+            "4.3",
+            "a block that ends in a field, in two frames",
+            &[frame(HEADERS, END_STREAM, 1, front), frame(CONTINUATION, END_HEADERS, 1, &back[..back.len() - 1])],
+            Gone(COMPRESSION_ERROR),
+        ),
+        case(
+            "4.3",
+            "trailers with index 0",
+            &[post(1, "/", &[]), frame(HEADERS, END, 1, &[0x80])],
+            Gone(COMPRESSION_ERROR),
+        ),
+        case(
+            "4.2",
+            "HEADERS without the priority that is announced",
+            &[frame(HEADERS, END | WITH_PRIORITY, 1, &[0; 4])],
+            Gone(FRAME_SIZE_ERROR),
+        ),
+        case(
+            "4.2",
+            "DATA without the length of its padding",
+            &[post(1, "/", &[]), data(PADDED, 1, b"")],
+            Gone(FRAME_SIZE_ERROR),
+        ),
     ]
 }
 
