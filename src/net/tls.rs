@@ -550,8 +550,8 @@ impl Transport for TlsStream {
 impl Drop for TlsStream {
     fn drop(&mut self) {
         let mut state = self.state.borrow_mut();
-        // What is left half said to a peer that was cut off must not look whole.
-        state.done |= state.cut;
+        // What is left half said, to a peer that was cut off or by a panic, must not look whole.
+        state.done |= state.cut || std::thread::panicking();
         state.say_done(&self.buffers, &self.sock);
     }
 }

@@ -205,3 +205,15 @@ proptest! {
         });
     }
 }
+
+#[tokio::test]
+async fn a_panic_does_not_make_half_an_answer_look_whole() {
+    let Ends { client, server } = connected(&TLS13, false).await;
+    tokio::join!(send(&server, b"half"), recv(&client, 100)).1.unwrap();
+    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(move || {
+        let _server = server;
+        std::panic::resume_unwind(Box::new("in the middle"));
+    }));
+    assert!(caught.is_err());
+    assert_eq!(recv(&client, 100).await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+}
