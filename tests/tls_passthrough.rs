@@ -130,7 +130,9 @@ fn what_is_no_hello_or_does_not_come_is_closed() {
         let mut client = proxy.connect();
         client.send(&bytes);
         assert_eq!(client.rest().0, answer, "{}", bytes.escape_ascii());
-        let reasons: Vec<_> = proxy.engine().errors().errors.iter().map(|error| error.reason).collect();
+        // It is noted once the client has been told.
+        let errors = || Some(proxy.engine().errors().errors).filter(|errors| !errors.is_empty());
+        let reasons: Vec<_> = wait_for("the error", errors).iter().map(|error| error.reason).collect();
         assert_eq!(reasons, [reason], "{}", bytes.escape_ascii());
     }
     // Whoever only looks whether the port is open is no failure.
