@@ -203,25 +203,19 @@ impl TlsStream {
     /// Whether an idle connection can no longer be used; as [`Sock::is_stale`], and as unsure of what has not been
     /// decrypted: a ticket that came late counts as something unasked.
     pub fn is_stale(&self) -> bool {
-        self.state.borrow().is_over() || self.sock.is_stale()
+        self.state.borrow().is_spent() || self.sock.is_stale()
     }
 
     /// As [`Sock::is_stale_now`].
     pub fn is_stale_now(&self) -> bool {
-        self.state.borrow().is_over() || self.sock.is_stale_now()
-    }
-
-    /// Whether bytes of the peer are here that nobody has asked for yet.
-    pub fn holds_unread(&self) -> bool {
-        let state = self.state.borrow();
-        state.taken < state.plain.len() || state.incoming.is_some()
+        self.state.borrow().is_spent() || self.sock.is_stale_now()
     }
 }
 
 impl State {
-    /// Whether nothing can come of this connection any more.
-    fn is_over(&self) -> bool {
-        self.peer_closed || self.done
+    /// Whether an idle connection cannot be used again: it is over, or holds bytes of the peer that nobody has asked for.
+    fn is_spent(&self) -> bool {
+        self.peer_closed || self.done || self.taken < self.plain.len() || self.incoming.is_some()
     }
 
     /// Whether all that is not sent of a handshake that is over is tickets.
@@ -429,22 +423,20 @@ fn write<D>(
     buffers: &Rc<BufferPool>,
 ) -> Option<()> {
     let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else { return None };
-    append(outgoing, buffers, |space| {
-        traffic.encrypt(data, space).map_err(|e| match e {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => Some(required_size),
-            EncryptError::EncryptExhausted => None,
-        })
-    })
+    append(outgoing, buffers, |space| traffic.encrypt(data, space).map_err(room_for))
 }
 
 fn close<D>(status: UnbufferedStatus<'_, '_, D>, outgoing: &mut Option<Buffer>, buffers: &Rc<BufferPool>) {
     let Ok(ConnectionState::WriteTraffic(mut traffic)) = status.state else { return };
-    append(outgoing, buffers, |space| {
-        traffic.queue_close_notify(space).map_err(|e| match e {
-            EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => Some(required_size),
-            EncryptError::EncryptExhausted => None,
-        })
-    });
+    append(outgoing, buffers, |space| traffic.queue_close_notify(space).map_err(room_for));
+}
+
+/// How much room is needed instead; `None`: it cannot be done with any.
+fn room_for(e: EncryptError) -> Option<usize> {
+    match e {
+        EncryptError::InsufficientSize(InsufficientSizeError { required_size }) => Some(required_size),
+        EncryptError::EncryptExhausted => None,
+    }
 }
 
 /// Appends what `put` writes; it says how much it wrote, or how much room it needs.

@@ -206,7 +206,7 @@ impl Link {
     pub(crate) fn is_stale(&self) -> bool {
         match self {
             Self::Plain(sock) => sock.is_stale(),
-            Self::Tls(stream) => stream.is_stale() || stream.holds_unread(),
+            Self::Tls(stream) => stream.is_stale(),
             Self::Http2(stream) => stream.ticket().link().is_stale(),
         }
     }
@@ -215,7 +215,7 @@ impl Link {
     pub(crate) fn is_stale_now(&self) -> bool {
         match self {
             Self::Plain(sock) => sock.is_stale_now(),
-            Self::Tls(stream) => stream.is_stale_now() || stream.holds_unread(),
+            Self::Tls(stream) => stream.is_stale_now(),
             Self::Http2(stream) => stream.ticket().link().is_stale_now(),
         }
     }
